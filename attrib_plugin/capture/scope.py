@@ -1,0 +1,110 @@
+"""Which module is running: forward hooks that name attention calls, and the sessions of each thread.
+
+Hooks are shared by every thread that runs the model, so they act only for the innermost session of the
+thread that they run in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+
+from attrib_plugin.capture.state import remove_all
+
+
+class Scoped(Protocol):
+    """A session as the hooks see it."""
+
+    model: nn.Module
+    module_stack: list[str]
+
+    def begin_forward(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Take note of the arguments of a forward pass of the whole model."""
+
+
+class _ThreadSessions(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Scoped] = []
+
+
+_sessions = _ThreadSessions()
+
+
+def innermost() -> Scoped | None:
+    """The innermost session of this thread, if any."""
+    return _sessions.stack[-1] if _sessions.stack else None
+
+
+@contextmanager
+def entered(session: Scoped) -> Iterator[None]:
+    """Make a session the innermost one of this thread for the duration of the block.
+
+    Args:
+        session: The session.
+
+    Yields:
+        Nothing.
+    """
+    _sessions.stack.append(session)
+    try:
+        yield
+    finally:
+        _sessions.stack.remove(session)
+
+
+def install_hooks(model: nn.Module) -> Callable[[], None]:
+    """Register forward hooks on every module that could make an attention call.
+
+    Args:
+        model: The model whose modules are named.
+
+    Returns:
+        The function that removes the hooks.
+    """
+    handles = [model.register_forward_pre_hook(_root_hook(), with_kwargs=True)]
+    for name, module in model.named_modules():
+        if _may_attend(module):
+            handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
+            handles.append(module.register_forward_hook(_leave_hook(model, name), always_call=True))
+    return remove_all(handles)
+
+
+def _may_attend(module: nn.Module) -> bool:
+    # Leaves that torch itself defines (linear layers, norms) make no attention call; hooks on them cost time.
+    has_children = next(module.children(), None) is not None
+    return has_children or not type(module).__module__.startswith("torch.nn.modules")
+
+
+def _session_on(model: nn.Module) -> Scoped | None:
+    session = innermost()
+    return session if session is not None and session.model is model else None
+
+
+def _root_hook() -> Callable[..., None]:
+    def note_arguments(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if session := _session_on(module):
+            session.begin_forward(arguments, keywords)
+
+    return note_arguments
+
+
+def _enter_hook(model: nn.Module, name: str) -> Callable[..., None]:
+    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if session := _session_on(model):
+            session.module_stack.append(name)
+
+    return enter
+
+
+def _leave_hook(model: nn.Module, name: str) -> Callable[..., None]:
+    def leave(module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+        # A module that raised may have left names above its own; they are dropped with it.
+        if (session := _session_on(model)) and name in session.module_stack:
+            while session.module_stack.pop() != name:
+                pass
+
+    return leave

@@ -1,0 +1,83 @@
+"""Which recorded calls are attention from every token to every token; everything else is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from attrib_plugin.errors import UnsupportedAttentionError
+from attrib_plugin.records import AttentionCall
+
+
+def token_to_token(calls: tuple[AttentionCall, ...], *, allow_pooling: bool) -> tuple[AttentionCall, ...]:
+    """The self-attention calls over one sequence of tokens.
+
+    Args:
+        calls: All calls of a forward pass.
+        allow_pooling: Whether pooling attention may be left aside, because the user says what is read out.
+
+    Returns:
+        The self-attention calls, in order, all over the same number of tokens.
+
+    Raises:
+        UnsupportedAttentionError: If other attention takes part, the number of tokens changes, samples are cut
+            into windows, or rows are no probabilities.
+    """
+    chosen = tuple(call for call in calls if call.kind in ("self", "causal"))
+    other = [call for call in calls if call.kind == "cross" or (call.kind == "pool" and not allow_pooling)]
+    if other:
+        remedy = " Say what it reads with readout=weights." if other[0].kind == "pool" else ""
+        raise UnsupportedAttentionError(
+            f"{other[0].name!r} is {other[0].kind} attention ({len(other)} of {len(calls)} calls); this method follows "
+            f"self-attention over one sequence of tokens.{remedy}"
+        )
+    if not chosen:
+        raise UnsupportedAttentionError(f"None of the {len(calls)} attention calls is self-attention over tokens.")
+    sizes = Counter(_n_tokens(call) for call in chosen)
+    if len(sizes) > 1:
+        raise UnsupportedAttentionError(
+            f"The number of tokens changes between layers ({', '.join(map(str, sizes))}): hierarchical attention "
+            "cannot be followed from token to token by this method."
+        )
+    for call in chosen:
+        _check_samples(call)
+        _check_probabilities(call)
+    return chosen
+
+
+def n_tokens(calls: tuple[AttentionCall, ...]) -> int:
+    """Number of tokens that the calls attend over.
+
+    Args:
+        calls: Calls chosen by :func:`token_to_token`.
+
+    Returns:
+        The number of tokens, prefix included.
+    """
+    return _n_tokens(calls[0])
+
+
+def _n_tokens(call: AttentionCall) -> int:
+    tensor = call.query if call.weights is None else call.weights
+    return 0 if tensor is None else tensor.shape[-2]
+
+
+def _check_samples(call: AttentionCall) -> None:
+    tensor = call.query if call.weights is None else call.weights
+    if tensor is None or (tensor.dim() == 4 and len(tensor) != call.batch_size):
+        shape = None if tensor is None else tuple(tensor.shape)
+        raise UnsupportedAttentionError(
+            f"Attention of {call.name!r} has shape {shape} for {call.batch_size} samples. Expected (batch, head, "
+            "token, dim); windowed attention cannot be followed from token to token by this method."
+        )
+
+
+def _check_probabilities(call: AttentionCall) -> None:
+    if call.weights is None:
+        return
+    sums = call.weights.float().sum(-1)
+    # Half precision rounds sums by up to 1e-2; dropout in training mode has its own warning.
+    if not (((sums - 1).abs() < 2e-2) | (sums == 0)).all() and not call.in_training:
+        raise UnsupportedAttentionError(
+            f"The rows of attention {call.name!r} do not sum to one (from {sums.min():.3g} to {sums.max():.3g}), so it "
+            "is no attention from token to token (talking heads, channel attention, gates)."
+        )

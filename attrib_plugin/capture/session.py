@@ -1,0 +1,200 @@
+"""A capture session: everything is put in place on entering and taken away on leaving, whatever happened."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from attrib_plugin.capture.mode import AttentionMode
+from attrib_plugin.capture.scope import entered, innermost, install_hooks
+from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
+from attrib_plugin.capture.state import freeze_parameters, installed
+from attrib_plugin.errors import CaptureError, NothingCapturedError, UnsupportedAttentionError
+from attrib_plugin.records import AttentionCall
+
+
+class CaptureSession:
+    """Records the attention calls that a model makes in this thread while the session is open.
+
+    Only the innermost session of a thread records, so a session inside another takes its own calls alone.
+    The model's forward must not be started in another thread.
+
+    Args:
+        model: The model, which is left as it was found: hooks, ``requires_grad``, ``.grad`` and mode.
+        gradients: Whether the forward pass records a graph, so that gradients can be taken.
+    """
+
+    def __init__(self, model: nn.Module, *, gradients: bool = True) -> None:
+        self.model = model
+        self.module_stack: list[str] = []
+        self.softmaxes = SoftmaxTracker()
+        self.batch_size: int | None = None
+        self.model_arguments: Mapping[str, Any] = {}
+        self._calls: list[AttentionCall] = []
+        self._gradients = gradients
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(installed(self.model, "hooks", install_hooks))
+            stack.enter_context(installed(self.model, "frozen parameters", freeze_parameters))
+            stack.enter_context(entered(self))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(self._gradients))
+            stack.enter_context(AttentionMode(self))
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    @property
+    def calls(self) -> tuple[AttentionCall, ...]:
+        """The attention calls so far, in the order in which they were made.
+
+        Raises:
+            NothingCapturedError: If there was none.
+            UnsupportedAttentionError: If a softmax looks like attention but its product with values was not
+                found, so that the calls may be incomplete.
+        """
+        if loose := self.softmaxes.loose:
+            listed = ", ".join(f"{softmax.name or 'the model'} {softmax.shape}" for softmax in loose[:5])
+            raise UnsupportedAttentionError(
+                f"{len(loose)} softmax operations of {type(self.model).__name__} look like attention, but no "
+                f"product with values follows them: {listed}. Reading only the other {len(self._calls)} calls would "
+                "give a wrong map. Local, channel and low-rank attention cannot be followed from token to token."
+            )
+        if not self._calls:
+            raise NothingCapturedError(
+                f"No attention call was seen in {type(self.model).__name__}. Expected calls of "
+                "scaled_dot_product_attention, nn.MultiheadAttention, or a softmax followed by a product. Was the "
+                "forward pass run inside the session, in this thread, on this model object? Custom kernels "
+                "(flash-attn, xformers, flex_attention, TorchScript) cannot be seen: load the model with the "
+                "'sdpa' or 'eager' attention implementation."
+            )
+        return tuple(self._calls)
+
+    def output_gradients(self, score: Tensor, *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+        """Gradient of a score with respect to the output of every call; one backward pass.
+
+        Args:
+            score: Scalar, or one score a sample (their sum is differentiated; samples do not mix).
+            retain_graph: Whether another backward pass will follow.
+
+        Returns:
+            Tensors of the shapes of the outputs, in units of the score; ``.grad`` of nothing is touched.
+
+        Raises:
+            CaptureError: If the score has no graph.
+            UnsupportedAttentionError: If some call is cut off from the score, by ``no_grad`` or ``detach``.
+        """
+        calls = self.calls
+        if not score.requires_grad:
+            raise CaptureError(
+                "The explained score does not depend on any captured attention: its graph is missing. Expected a "
+                "differentiable function of the model's output, computed inside the session."
+            )
+        outputs = [call.output for call in calls if call.with_graph]
+        found = iter(torch.autograd.grad(score.sum(), outputs, retain_graph=retain_graph, allow_unused=True))
+        gradients = [next(found) if call.with_graph else None for call in calls]
+        cut = [call.name for call, gradient in zip(calls, gradients, strict=True) if gradient is None]
+        if cut:
+            raise UnsupportedAttentionError(
+                f"The explained score does not depend on {len(cut)} of {len(calls)} attention calls (first: "
+                f"{cut[0]!r}), so their gradient would be silently zero. Does forward use torch.no_grad, .detach() "
+                "or a branch that is not part of this output?"
+            )
+        return tuple(gradient for gradient in gradients if gradient is not None)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether this session is the innermost of its thread and a module of its model is running."""
+        return bool(self.module_stack) and innermost() is self
+
+    @property
+    def module_name(self) -> str:
+        """Name of the innermost running module."""
+        return self.module_stack[-1] if self.module_stack else ""
+
+    def begin_forward(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Take note of the arguments of a forward pass of the whole model.
+
+        Args:
+            arguments: Positional arguments.
+            keywords: Keyword arguments.
+        """
+        try:
+            self.model_arguments = inspect.signature(self.model.forward).bind(*arguments, **keywords).arguments
+        except TypeError:  # the call itself will say what is wrong with its arguments
+            return
+        if self.batch_size is None:
+            tensors = (a for a in (*arguments, *keywords.values()) if isinstance(a, Tensor) and a.dim() > 0)
+            self.batch_size = next((len(tensor) for tensor in tensors), None)
+
+    def record_fused(self, output: Tensor, **ingredients: Any) -> None:
+        """Record a fused attention call.
+
+        Args:
+            output: What it returned.
+            ingredients: Fields of :class:`AttentionCall`.
+        """
+        query, key = ingredients["query"], ingredients["key"]
+        looks_back = ingredients["is_causal"] or _is_causal_mask(ingredients["mask"])
+        kind = _kind(self.module_name, query.shape[-2], key.shape[-2], looks_back)
+        self._append(output, kind=kind, **ingredients)
+
+    def record_eager(self, output: Tensor, eager: EagerProduct) -> None:
+        """Record an eager attention call.
+
+        Args:
+            output: What the product returned.
+            eager: Its operands.
+        """
+        weights = eager.weights.detach()
+        looks_back = weights.shape[-1] > 1 and not weights[..., 0, 1:].any()
+        self._append(
+            output,
+            kind=_kind(self.module_name, weights.shape[-2], weights.shape[-1], bool(looks_back)),
+            weights=weights,
+            value=eager.value.detach() if eager.product is None else None,
+            product=eager.product,
+        )
+
+    def _append(self, output: Tensor, **fields: Any) -> None:
+        self._calls.append(
+            AttentionCall(
+                index=len(self._calls),
+                name=self.module_name,
+                output=output,
+                batch_size=len(output) if self.batch_size is None else self.batch_size,
+                with_graph=torch.is_grad_enabled(),
+                in_training=self.model.training,
+                **fields,
+            )
+        )
+
+
+def _kind(name: str, n_queries: int, n_keys: int, looks_back: bool) -> str:
+    module = name.rsplit(".", 1)[-1].lower()
+    if n_queries != n_keys:
+        return "pool" if n_queries == 1 or "pool" in name.lower() else "cross"
+    if "cross" in module or module in ("encoder_attn", "encdecattention", "multihead_attn"):
+        return "cross"
+    return "causal" if looks_back and n_queries > 1 else "self"
+
+
+def _is_causal_mask(mask: Tensor | None) -> bool:
+    if mask is None or mask.shape[-2] != mask.shape[-1] or mask.shape[-1] == 1:
+        return False
+    first = mask[..., 0, 1:]
+    hidden = ~first if mask.dtype is torch.bool else first < torch.finfo(mask.dtype).min / 2
+    return bool(hidden.all())

@@ -1,0 +1,122 @@
+"""Eager attention: follow a softmax through size-keeping operations to its product with the values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
+_PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__, torch.einsum}
+
+
+@dataclass(frozen=True, eq=False)
+class LooseSoftmax:
+    """A softmax that looks like attention; loose until its product with values is found.
+
+    Attributes:
+        shape: Shape of the probabilities.
+        name: Module that computed it.
+    """
+
+    shape: tuple[int, ...]
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class EagerProduct:
+    """A product of probabilities and values, found.
+
+    Attributes:
+        weights: The operand that descends from a softmax.
+        value: The other operand.
+        product: Maps ``weights`` to the product, with the values held fixed; ``None`` for a plain
+            ``weights @ value``.
+    """
+
+    weights: Tensor
+    value: Tensor
+    product: Callable[[Tensor], Tensor] | None
+
+
+class SoftmaxTracker:
+    """Tags softmax outputs and what is made of them without changing their size.
+
+    A list of allowed operations in between would miss attention silently (talking heads, casts, dropout);
+    following everything that keeps the number of elements does not, and what finds no product stays in
+    :attr:`loose` and is reported.
+    """
+
+    def __init__(self) -> None:
+        self.loose: list[LooseSoftmax] = []
+        # Tensors are kept beside their tags, so that an id cannot be reused while it is looked up.
+        self._tagged: dict[int, tuple[Tensor, frozenset[LooseSoftmax]]] = {}
+
+    def observe(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], out: Any, name: str
+    ) -> None:
+        """Tag the output of an operation, if it is an attention-like softmax or descends from one.
+
+        Args:
+            func: The operation.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            out: Its output.
+            name: The module that runs it.
+        """
+        if not isinstance(out, Tensor) or out.dim() < 3:
+            return
+        if func in _SOFTMAX:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if dim in (-1, out.dim() - 1):
+                root = LooseSoftmax(tuple(out.shape), name)
+                self._tagged[id(out)] = (out, frozenset([root]))
+                self.loose.append(root)
+        elif self._tagged:
+            sources = [tag for tag in map(self._tag, args) if tag and tag[0].numel() == out.numel()]
+            if sources:
+                self._tagged[id(out)] = (out, frozenset().union(*(roots for _, roots in sources)))
+
+    def find_product(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> EagerProduct | None:
+        """Recognise the product of probabilities and values, and settle its softmax.
+
+        Args:
+            func: The operation about to run.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The product, or ``None`` if the operation is something else.
+        """
+        if func not in _PRODUCTS or not self._tagged:
+            return None
+        args = (args[0], *args[1]) if func is torch.einsum and isinstance(args[1], (list, tuple)) else tuple(args)
+        operands = [index for index, argument in enumerate(args) if isinstance(argument, Tensor)]
+        tagged = [index for index in operands if self._tag(args[index])]
+        if len(operands) != 2 or len(tagged) != 1:
+            return None
+        position = tagged[0]
+        value = args[operands[0] if operands[1] == position else operands[1]]
+        # A learned codebook or expert matrix is no set of token values.
+        if value.dim() < 3 or isinstance(value, nn.Parameter):
+            return None
+        weights = args[position]
+        roots = self._tagged[id(weights)][1]
+        self.loose = [softmax for softmax in self.loose if softmax not in roots]
+        self._tagged = {key: tag for key, tag in self._tagged.items() if not tag[1] & roots}
+
+        def product(probabilities: Tensor) -> Tensor:
+            result: Tensor = func(*args[:position], probabilities, *args[position + 1 :], **kwargs)
+            return result
+
+        is_plain = func is not torch.einsum and position == 0
+        return EagerProduct(weights, value, None if is_plain else product)
+
+    def _tag(self, argument: Any) -> tuple[Tensor, frozenset[LooseSoftmax]] | None:
+        return self._tagged.get(id(argument))

@@ -1,0 +1,92 @@
+"""What a session changes on a model while it runs, shared by all sessions on that model and undone by the last.
+
+Two threads may explain the same model at once, and both need its parameters frozen. So every change is
+counted per model under one lock: made by the first session, undone by the last.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+@dataclass
+class _Installation:
+    sessions: int
+    undo: Callable[[], None]
+
+
+_lock = threading.RLock()
+_installed: dict[str, WeakKeyDictionary[nn.Module, _Installation]] = {}
+
+
+@contextmanager
+def installed(model: nn.Module, what: str, install: Callable[[nn.Module], Callable[[], None]]) -> Iterator[None]:
+    """Keep a change on a model for the duration of the block.
+
+    Args:
+        model: The model that is changed.
+        what: Name of the change; sessions that name the same change on the same model share it.
+        install: Makes the change and returns the function that undoes it; called for the first session only.
+
+    Yields:
+        Nothing.
+    """
+    with _lock:
+        models = _installed.setdefault(what, WeakKeyDictionary())
+        if (installation := models.get(model)) is None:
+            installation = models[model] = _Installation(0, install(model))
+        installation.sessions += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            installation.sessions -= 1
+            if installation.sessions == 0:
+                models.pop(model)
+                installation.undo()
+
+
+def freeze_parameters(model: nn.Module) -> Callable[[], None]:
+    """Switch ``requires_grad`` off on every parameter that has it on.
+
+    Otherwise the graph would keep the activations that parameter gradients need, which nobody asks for.
+
+    Args:
+        model: The model to freeze.
+
+    Returns:
+        The function that switches it on again.
+    """
+    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+
+    def undo() -> None:
+        for parameter in thawed:
+            parameter.requires_grad_(True)
+
+    return undo
+
+
+def remove_all(handles: list[RemovableHandle]) -> Callable[[], None]:
+    """The function that removes all hooks.
+
+    Args:
+        handles: Handles of the hooks.
+
+    Returns:
+        A function without arguments.
+    """
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo

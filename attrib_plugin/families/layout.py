@@ -1,0 +1,184 @@
+"""Decide what the tokens of a forward pass mean, from the family and from what the user said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrib_plugin.errors import InputError, UnknownModelError, UnsupportedAttentionError
+from attrib_plugin.families.base import CLS, LAST, MEAN, Member
+from attrib_plugin.records import Readout, TokenLayout
+
+ReadoutArgument = str | int | Tensor | None
+
+_BY_NAME = {"cls": CLS, "mean": MEAN, "last": LAST}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenFacts:
+    """What is known about a forward pass before its tokens are given a meaning.
+
+    Attributes:
+        n_tokens: Tokens in the attention.
+        batch_size: Samples.
+        n_text_tokens: Tokens of the text input; ``None`` for images.
+        image_size: Height and width of the image input; ``None`` for text.
+        padding: True at padding, ``batch token``; ``None`` when every token is real.
+        like: A tensor whose device and floating dtype weights shall have.
+    """
+
+    n_tokens: int
+    batch_size: int
+    n_text_tokens: int | None
+    image_size: tuple[int, int] | None
+    padding: Tensor | None
+    like: Tensor
+
+
+def token_layout(
+    member: Member,
+    facts: TokenFacts,
+    *,
+    readout: ReadoutArgument = None,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
+) -> TokenLayout:
+    """Give the tokens of a forward pass their meaning.
+
+    Args:
+        member: The recognised module.
+        facts: What is known about the forward pass.
+        readout: The user's read-out; ``None`` asks the family.
+        grid: The user's patch grid; ``None`` asks the family.
+        prefix_tokens: The user's number of leading tokens that are no patches; ``None`` asks the family.
+
+    Returns:
+        The layout.
+
+    Raises:
+        UnknownModelError: If read-out or grid cannot be known.
+        UnsupportedAttentionError: If the attention is not over the tokens of the input.
+        InputError: If the user's read-out does not fit.
+    """
+    if facts.image_size is None:
+        prefix, patches = 0, None
+        _check_text(member, facts)
+    else:
+        patches = _patch_grid(member, facts.image_size, grid)
+        prefix = _prefix(member, facts, patches, prefix_tokens)
+    return TokenLayout(
+        readout=_weights(member, facts, prefix, readout),
+        prefix_tokens=prefix,
+        grid=patches,
+        padding=facts.padding,
+        family=member.family.name,
+    )
+
+
+def _check_text(member: Member, facts: TokenFacts) -> None:
+    if facts.n_tokens != facts.n_text_tokens:
+        raise UnsupportedAttentionError(
+            f"Attention of {_named(member)} is over {facts.n_tokens} tokens, but the input has {facts.n_text_tokens}. "
+            "Expected one attention token for each input token."
+        )
+
+
+def _patch_grid(member: Member, image_size: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int]:
+    if grid is not None:
+        return grid
+    if member.family.patch_grid is None:
+        raise UnknownModelError(_unknown(member, "the patch grid of its images", "grid=(rows, columns)"))
+    return member.family.patch_grid(member.module, *image_size)
+
+
+def _prefix(member: Member, facts: TokenFacts, grid: tuple[int, int], prefix_tokens: int | None) -> int:
+    n_patches = grid[0] * grid[1]
+    if prefix_tokens is None:
+        knows = member.family.patch_grid is not None
+        prefix_tokens = member.family.prefix_tokens(member.module) if knows else facts.n_tokens - n_patches
+    if prefix_tokens < 0 or prefix_tokens + n_patches != facts.n_tokens:
+        raise UnsupportedAttentionError(
+            f"Attention of {_named(member)} is over {facts.n_tokens} tokens, which are not {prefix_tokens} prefix "
+            f"tokens and {grid[0]} x {grid[1]} patches. If the attention is global, give grid=(rows, columns) and "
+            "prefix_tokens=number; windowed, channel and merged-patch attention cannot be followed from token to token."
+        )
+    return prefix_tokens
+
+
+def _weights(member: Member, facts: TokenFacts, prefix: int, readout: ReadoutArgument) -> Tensor:
+    if isinstance(readout, Tensor):
+        return _given_weights(readout, facts)
+    weights = torch.zeros(facts.batch_size, facts.n_tokens, dtype=_floating(facts.like), device=facts.like.device)
+    if isinstance(readout, int) and not isinstance(readout, bool):
+        return _one_hot(weights, torch.full((facts.batch_size,), readout, device=weights.device))
+    if readout is None:
+        known = member.readout
+        if known is None:
+            raise UnknownModelError(_unknown(member, "which tokens its head reads", 'readout="cls", "mean" or "last"'))
+    elif isinstance(readout, str) and readout in _BY_NAME:
+        known = _BY_NAME[readout]
+    else:
+        raise InputError(
+            "readout must be 'cls', 'mean', 'last', an int, a LongTensor (B,) of positions or a FloatTensor (T,) or "
+            f"(B, T) of weights, not {readout!r}."
+        )
+    return _spread(weights, known, facts, prefix)
+
+
+def _spread(weights: Tensor, readout: Readout, facts: TokenFacts, prefix: int) -> Tensor:
+    if readout.prefix:
+        shares = weights.new_tensor(readout.prefix)
+        weights[:, : len(shares)] += shares
+    real = torch.ones_like(weights) if facts.padding is None else (~facts.padding).to(weights)
+    if readout.rest:
+        others = real.clone()
+        others[:, :prefix] = 0
+        weights += readout.rest * others / others.sum(-1, keepdim=True)
+    if readout.last:
+        positions = torch.arange(facts.n_tokens, device=weights.device)
+        weights.scatter_add_(
+            1, (real * positions).argmax(-1, keepdim=True), weights.new_full((len(weights), 1), readout.last)
+        )
+    return weights
+
+
+def _given_weights(readout: Tensor, facts: TokenFacts) -> Tensor:
+    batch, tokens = facts.batch_size, facts.n_tokens
+    weights = torch.zeros(batch, tokens, dtype=_floating(facts.like), device=facts.like.device)
+    if not readout.is_floating_point():
+        if readout.dtype is torch.bool or readout.shape != (batch,):
+            raise InputError(
+                f"A readout of positions must be a LongTensor of shape ({batch},), one for each sample, not "
+                f"{readout.dtype} {tuple(readout.shape)}. NoiseTunnel repeats samples but not this keyword: give one "
+                "int, or set readout in the constructor."
+            )
+        return _one_hot(weights, readout.to(weights.device))
+    if readout.shape not in ((tokens,), (batch, tokens)):
+        raise InputError(
+            f"A readout of weights must have shape ({tokens},) or ({batch}, {tokens}), not {tuple(readout.shape)}. "
+            "NoiseTunnel repeats samples but not this keyword: give weights of one sample."
+        )
+    if not torch.isfinite(readout).all() or (readout < 0).any() or not readout.any():
+        raise InputError("Weights of a readout must be finite, non-negative and not all zero.")
+    return weights + readout.to(weights)
+
+
+def _one_hot(weights: Tensor, positions: Tensor) -> Tensor:
+    tokens = weights.shape[-1]
+    if ((positions < -tokens) | (positions >= tokens)).any():
+        raise InputError(f"A readout position must be within the {tokens} tokens, not {positions.tolist()}.")
+    return weights.scatter_(1, positions.remainder(tokens)[:, None], 1.0)
+
+
+def _floating(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
+
+
+def _named(member: Member) -> str:
+    return f"{type(member.module).__name__} (family {member.family.name})"
+
+
+def _unknown(member: Member, what: str, argument: str) -> str:
+    return f"It is not known {what}: {_named(member)}. Give it as an argument: Method(model, {argument})."

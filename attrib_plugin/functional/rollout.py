@@ -1,0 +1,168 @@
+"""Attention rollout: how much of each input token reaches each output token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+def mix_residual(
+    attention: Float[Tensor, "*batch query key"],
+    weight: float = 0.5,
+    *,
+    rows: Int[Tensor, " query"] | None = None,
+) -> Float[Tensor, "*batch query key"]:
+    """Residual-adjusted attention: (1 - weight)·A + weight·I, rows normalised to sum to one.
+
+    For row-stochastic attention the normalisation changes nothing. It matters after ``max`` or ``min``
+    fusion and after discarding entries.
+
+    Args:
+        attention: One non-negative map, already fused over heads.
+        weight: Share of the identity (the residual path), between 0 and 1.
+        rows: Which token each row of ``attention`` belongs to; ``None`` when all rows are there.
+
+    Returns:
+        The mixed map; every row sums to one, or is zero where ``attention`` is zero and ``weight`` is 0.
+
+    Raises:
+        ValueError: If ``weight`` is outside 0 to 1, or the map is not square while ``rows`` is ``None``.
+
+    Reference:
+        Abnar and Zuidema 2020, arXiv:2005.00928, section 3 (weight 0.5).
+    """
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"residual must be between 0 and 1, not {weight}.")
+    n_queries, n_keys = attention.shape[-2:]
+    if rows is None and n_queries != n_keys:
+        raise ValueError(f"attention must map N tokens to the same N tokens, not {n_keys} to {n_queries}.")
+    queries = torch.arange(n_queries, device=attention.device)
+    mixed = attention * (1.0 - weight)
+    mixed[..., queries, queries if rows is None else rows] += weight
+    sums = mixed.sum(-1, keepdim=True)
+    return mixed / torch.where(sums > 0, sums, torch.ones_like(sums))
+
+
+def attention_rollout(
+    attention: Float[Tensor, "layer batch token token"],
+    *,
+    residual: float = 0.5,
+    start_layer: int = 0,
+) -> Float[Tensor, "batch token token"]:
+    """Trace attention through all layers by matrix product.
+
+    Each layer is mixed with the identity (the residual path); layers are then multiplied from the input
+    upwards, with later layers on the left.
+
+    Args:
+        attention: Probabilities fused over heads; rows are queries.
+        residual: Share of the identity in each layer, between 0 and 1.
+        start_layer: First layer of the product, from 0; layers below it are left out.
+
+    Returns:
+        Share of input token (last axis) in output token; every row sums to one.
+
+    Raises:
+        ValueError: If ``residual`` is outside 0 to 1, or ``start_layer`` is no layer.
+
+    Reference:
+        Abnar and Zuidema 2020, arXiv:2005.00928, equation 1.
+    """
+    layers = [mix_residual(layer, residual) for layer in layers_from(attention, start_layer)]
+    rolled = layers[0]
+    for layer in layers[1:]:
+        rolled = layer @ rolled
+    return rolled
+
+
+def attention_rollout_rows(
+    attention: Float[Tensor, "layer batch token token"],
+    readout: Float[Tensor, "batch row token"],
+    *,
+    residual: float = 0.5,
+    start_layer: int = 0,
+) -> Float[Tensor, "batch row token"]:
+    """Rows of :func:`attention_rollout`, from the top layer down, without any matrix product.
+
+    Args:
+        attention: Probabilities fused over heads; rows are queries.
+        readout: Weights over output tokens, one combination a row; a one-hot row picks a token.
+        residual: Share of the identity in each layer, between 0 and 1.
+        start_layer: First layer of the product, from 0.
+
+    Returns:
+        ``readout @ attention_rollout(attention)``; rows sum to what the rows of ``readout`` sum to.
+
+    Raises:
+        ValueError: If ``residual`` is outside 0 to 1, or ``start_layer`` is no layer.
+
+    Reference:
+        Abnar and Zuidema 2020, arXiv:2005.00928, equation 1, read from the output side.
+    """
+    for layer in reversed(layers_from(attention, start_layer)):
+        readout = readout @ mix_residual(layer, residual)
+    return readout
+
+
+def discard_lowest(
+    attention: Float[Tensor, "batch token token"],
+    ratio: float,
+    *,
+    padding: Tensor | None = None,
+) -> Float[Tensor, "batch token token"]:
+    """Set the smallest entries of every map to zero.
+
+    Args:
+        attention: One non-negative map a sample.
+        ratio: Share of the entries to discard, from 0 up to but not including 1. Entries between real
+            tokens are counted and discarded for each sample by itself; of equal entries the earlier go first.
+        padding: True at padding tokens, ``batch token``.
+
+    Returns:
+        The thinned map; rows no longer sum to one.
+
+    Raises:
+        ValueError: If ``ratio`` is outside [0, 1).
+
+    Reference:
+        The discard ratio of vit-explain (2020); there it is taken over a batch's first sample only.
+    """
+    if not 0.0 <= ratio < 1.0:
+        raise ValueError(f"discard_ratio must be at least 0 and below 1, not {ratio}.")
+    n_tokens = attention.shape[-1]
+    entries = attention.reshape(len(attention), -1)
+    counts = torch.full((len(attention), 1), n_tokens**2, device=attention.device)
+    if padding is not None:
+        real = ~padding
+        pairs = (real[:, :, None] & real[:, None, :]).reshape(len(attention), -1)
+        entries = entries.masked_fill(~pairs, torch.inf)
+        counts = pairs.sum(-1, keepdim=True)
+    order = entries.argsort(dim=-1, stable=True)
+    ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(n_tokens**2, device=order.device).expand_as(order))
+    kept = ranks >= (counts * ratio).floor()
+    return attention * kept.reshape_as(attention)
+
+
+def layers_from(layers: Tensor, start_layer: int) -> Tensor:
+    """Layers from ``start_layer`` upwards.
+
+    Args:
+        layers: Any tensor with layers on its first axis.
+        start_layer: First layer kept, from 0.
+
+    Returns:
+        The upper layers, at least one.
+
+    Raises:
+        ValueError: If ``start_layer`` is no layer.
+    """
+    if not 0 <= start_layer < len(layers):
+        raise ValueError(
+            f"start_layer must be one of the {len(layers)} layers 0 to {len(layers) - 1}, not {start_layer}."
+        )
+    return layers[start_layer:]

@@ -1,0 +1,339 @@
+"""The base of all methods: capture, forward, target, at most one backward; the method gets the layers.
+
+The base asks a method what it needs, never which method it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from attrib_plugin.capture import call_probabilities
+from attrib_plugin.errors import InputError, NumericsWarning, TargetIgnoredWarning
+from attrib_plugin.families import ReadoutArgument, find_member
+from attrib_plugin.methods.base.forward_pass import Query, Subject, explain_targets
+from attrib_plugin.methods.base.inputs import check_input
+from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
+from attrib_plugin.methods.base.targets import Target
+from attrib_plugin.postprocessing.grid import grid_to_pixels, tokens_to_grid
+from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
+
+_T = TypeVar("_T", Tensor, tuple[Tensor, ...])
+
+
+class AttentionAttribution(Attribution):
+    """Attribution read from attention; a method declares what it needs and gives its formula.
+
+    A method sets :attr:`needs_gradients` and implements ``_rows`` (rows of its product of layers) and
+    ``_layer_matrices`` (what it takes from each layer). It is final: variants are named parameters.
+
+    Args:
+        forward_func: The model itself, or a function around it that takes the same arguments.
+        model: The module inside ``forward_func``, where that is a function.
+        readout: Which tokens the head reads: ``"cls"``, ``"mean"``, ``"last"`` (last real token), an int, a
+            LongTensor (B,) of positions, a FloatTensor (T,) or (B,T) of weights (used as they are), or
+            ``None`` to ask the model's family.
+        grid: Rows and columns of image patches, for models that no family knows.
+        prefix_tokens: Leading tokens that are no patches, for models that no family knows.
+
+    Raises:
+        InputError: If ``forward_func`` is no module and ``model`` is not given.
+    """
+
+    needs_gradients: ClassVar[bool] = False
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    _silence: ClassVar[str] = "no attention carries it."
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        own = cls.__dict__.get("attribute")
+        if own is not None and not hasattr(own, "__wrapped__"):
+            # NoiseTunnel calls attribute.__wrapped__; a subclass must not be able to forget it.
+            cls.attribute = log_usage()(own)  # type: ignore[method-assign]  # the same function, wrapped
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        *,
+        model: nn.Module | None = None,
+        readout: ReadoutArgument = None,
+        grid: tuple[int, int] | None = None,
+        prefix_tokens: int | None = None,
+    ) -> None:
+        super().__init__(forward_func)
+        if model is None and not isinstance(forward_func, nn.Module):
+            raise InputError(
+                f"Expected an nn.Module, found {type(forward_func).__name__}. Name the module inside the function: "
+                f"{type(self).__name__}(function, model=module)."
+            )
+        self.model: nn.Module = model if model is not None else forward_func  # type: ignore[assignment]  # checked above
+        self.readout = readout
+        self.grid = grid
+        self.prefix_tokens = prefix_tokens
+        self._member = find_member(self.model)
+
+    @classmethod
+    def from_preset(cls, name: str, forward_func: Callable[..., Any], **overrides: Any) -> Self:
+        """The method as a published implementation runs it.
+
+        Args:
+            name: Name of the preset, one of ``presets`` of the class.
+            forward_func: As in the constructor.
+            **overrides: Constructor arguments that win over the preset's.
+
+        Returns:
+            The method.
+
+        Raises:
+            InputError: If there is no such preset.
+        """
+        if name not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise InputError(f"{cls.__name__} has no preset {name!r}. Its presets: {known}.")
+        return cls(forward_func, **{**cls.presets[name].options, **overrides})
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        forward_kwargs: Mapping[str, Any] | None = None,
+        against: Target = None,
+        readout: ReadoutArgument = None,
+        return_input_shape: bool = True,
+        internal_batch_size: int | None = None,
+    ) -> Any:
+        """Relevance of every input token or patch.
+
+        Args:
+            inputs: Token ids (B,T), images (B,C,H,W) or embeddings (B,T,D), or a tuple with one of them.
+            target: Which output is explained, in any of Captum's forms; ``None`` is each sample's predicted class,
+                or the value itself for one output a sample. Class-agnostic methods ignore it.
+            additional_forward_args: Further positional arguments of the forward function.
+            forward_kwargs: Keyword arguments of the forward function, such as ``attention_mask``.
+            against: Explain output ``target`` minus output ``against`` (gradient methods).
+            readout: Overrides the constructor's.
+            return_input_shape: Return the shape of ``inputs``: each channel or embedding dimension a copy, each
+                pixel a copy of its patch. If false, return one value a patch (B,1,rows,columns) or token (B,T).
+            internal_batch_size: Largest number of samples run at once; the result does not depend on it.
+
+        Returns:
+            Relevance in the units that the class states; a tuple if ``inputs`` was a tuple.
+
+        Raises:
+            InputError: If an input cannot be right.
+            TargetError: If a target does not select one score a sample.
+            UnknownModelError: If read-out or grid cannot be known.
+            CaptureError: If the model's attention cannot be read or followed.
+        """
+        query = self._query(
+            inputs,
+            additional_forward_args,
+            targets=(target,),
+            forward_kwargs=forward_kwargs,
+            against=against,
+            readout=readout,
+            internal_batch_size=internal_batch_size,
+        )
+        (relevance,) = self._explain(query, lambda trace: self._map(trace, query, return_input_shape))
+        return (relevance,) if query.given.in_tuple else relevance
+
+    def attribute_targets(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Sequence[Target],
+        additional_forward_args: Any = None,
+        *,
+        forward_kwargs: Mapping[str, Any] | None = None,
+        against: Target = None,
+        readout: ReadoutArgument = None,
+        return_input_shape: bool = True,
+        internal_batch_size: int | None = None,
+    ) -> Any:
+        """Relevance for several targets of the same inputs; they share the forward pass.
+
+        Args:
+            inputs: As in :meth:`attribute`.
+            targets: K targets, each in any form that :meth:`attribute` takes.
+            additional_forward_args: As in :meth:`attribute`.
+            forward_kwargs: As in :meth:`attribute`.
+            against: As in :meth:`attribute`, for every target.
+            readout: As in :meth:`attribute`.
+            return_input_shape: As in :meth:`attribute`.
+            internal_batch_size: As in :meth:`attribute`.
+
+        Returns:
+            Relevance (K, ...), each as :meth:`attribute` returns it; a tuple if ``inputs`` was a tuple.
+
+        Raises:
+            InputError: If there is no target, or as in :meth:`attribute`.
+        """
+        if len(targets) == 0:
+            raise InputError("Expected at least one target, found none.")
+        query = self._query(
+            inputs,
+            additional_forward_args,
+            targets=tuple(targets),
+            forward_kwargs=forward_kwargs,
+            against=against,
+            readout=readout,
+            internal_batch_size=internal_batch_size,
+        )
+        relevance = torch.stack(self._explain(query, lambda trace: self._map(trace, query, return_input_shape)))
+        return (relevance,) if query.given.in_tuple else relevance
+
+    def matrix(self, inputs: Any, target: Target = None, additional_forward_args: Any = None, **options: Any) -> Tensor:
+        """Relevance of every token for every token.
+
+        Args:
+            inputs: As in :meth:`attribute`.
+            target: As in :meth:`attribute`.
+            additional_forward_args: As in :meth:`attribute`.
+            **options: ``forward_kwargs``, ``against``, ``readout`` and ``internal_batch_size`` of :meth:`attribute`.
+
+        Returns:
+            (B,N,N) with prefix and special tokens; rows are output tokens. Memory N x N a sample.
+        """
+        query = self._query(inputs, additional_forward_args, targets=(target,), **options)
+        return self._explain(query, self._matrix)[0]
+
+    def head_attention(self, inputs: Any, additional_forward_args: Any = None, **options: Any) -> tuple[Tensor, ...]:
+        """Attention probabilities of every layer and head, raw.
+
+        Args:
+            inputs: As in :meth:`attribute`.
+            additional_forward_args: As in :meth:`attribute`.
+            **options: ``forward_kwargs``, ``readout`` and ``internal_batch_size`` of :meth:`attribute`.
+
+        Returns:
+            L tensors (B,H,N,N), from the input upwards; rows are queries.
+        """
+        query = self._query(inputs, additional_forward_args, **options)
+        (probabilities,) = explain_targets(
+            self._subject, query, False, lambda trace: tuple(call_probabilities(call) for call in trace.calls)
+        )
+        return probabilities
+
+    def layer_attention(
+        self, inputs: Any, target: Target = None, additional_forward_args: Any = None, **options: Any
+    ) -> tuple[Tensor, ...]:
+        """The matrix that this method takes from every layer.
+
+        Args:
+            inputs: As in :meth:`attribute`.
+            target: As in :meth:`attribute`.
+            additional_forward_args: As in :meth:`attribute`.
+            **options: ``forward_kwargs``, ``against``, ``readout`` and ``internal_batch_size`` of :meth:`attribute`.
+
+        Returns:
+            L tensors (B,N,N), from the input upwards; see the class for what they hold.
+        """
+        query = self._query(inputs, additional_forward_args, targets=(target,), **options)
+        return self._explain(query, self._layer_matrices)[0]
+
+    def layer_rows(
+        self, inputs: Any, target: Target = None, additional_forward_args: Any = None, **options: Any
+    ) -> tuple[Tensor, ...]:
+        """The read-out row after each layer: the same map, had the model ended there.
+
+        Args:
+            inputs: As in :meth:`attribute`.
+            target: As in :meth:`attribute`.
+            additional_forward_args: As in :meth:`attribute`.
+            **options: ``forward_kwargs``, ``against``, ``readout`` and ``internal_batch_size`` of :meth:`attribute`.
+
+        Returns:
+            L tensors (B,N) over all tokens, from the input upwards; the last is the row that :meth:`attribute` maps.
+        """
+        query = self._query(inputs, additional_forward_args, targets=(target,), **options)
+        return self._explain(query, self._rows_by_layer)[0]
+
+    # What a method gives.
+
+    def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
+        """Relevance (B,S,N) of all tokens for S combinations of output tokens ``readout`` (B,S,N)."""
+        raise NotImplementedError(f"{type(self).__name__} gives no formula.")
+
+    def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
+        """The matrix (B,N,N) of every layer."""
+        raise NotImplementedError(f"{type(self).__name__} gives no formula.")
+
+    def _matrix(self, trace: AttentionTrace) -> Tensor:
+        """Relevance (B,N,N) of all tokens for all tokens."""
+        readout = trace.layout.readout
+        identity = torch.eye(readout.shape[-1], dtype=readout.dtype, device=readout.device)
+        return self._rows(layers_of(trace), identity.expand(len(readout), -1, -1), trace.layout)
+
+    def _rows_by_layer(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
+        """The read-out row (B,N) after every layer."""
+        layers = layers_of(trace)
+        return tuple(self._row(layers[: number + 1], trace.layout) for number in range(len(layers)))
+
+    # What the base does with it.
+
+    @property
+    def _subject(self) -> Subject:
+        return Subject(self.forward_func, self.model, self._member)
+
+    def _query(
+        self,
+        inputs: Any,
+        additional_forward_args: Any,
+        *,
+        targets: tuple[Target, ...] = (None,),
+        forward_kwargs: Mapping[str, Any] | None = None,
+        against: Target = None,
+        readout: ReadoutArgument = None,
+        internal_batch_size: int | None = None,
+    ) -> Query:
+        return Query(
+            given=check_input(inputs, additional_forward_args, forward_kwargs, self.forward_func, self._member),
+            targets=targets,
+            against=against,
+            readout=self.readout if readout is None else readout,
+            grid=self.grid,
+            prefix_tokens=self.prefix_tokens,
+            internal_batch_size=internal_batch_size,
+        )
+
+    def _explain(self, query: Query, read: Callable[[AttentionTrace], _T]) -> list[_T]:
+        if not self.needs_gradients and not (query.targets == (None,) and query.against is None):
+            warnings.warn(
+                f"{type(self).__name__} does not depend on the class: target and against are ignored, and the map is "
+                "the same for every class.",
+                TargetIgnoredWarning,
+                stacklevel=5,
+            )
+        return explain_targets(self._subject, query, self.needs_gradients, read)
+
+    def _row(self, layers: Sequence[AttentionLayer], layout: TokenLayout) -> Tensor:
+        return self._rows(layers, layout.readout[:, None], layout).squeeze(1)
+
+    def _map(self, trace: AttentionTrace, query: Query, return_input_shape: bool) -> Tensor:
+        layout, inputs = trace.layout, query.given.tensor
+        relevance = self._row(layers_of(trace), layout)
+        if (silent := (relevance == 0).all(-1)).any():
+            warnings.warn(
+                f"The relevance of {int(silent.sum())} of {len(silent)} samples is zero everywhere: {self._silence}",
+                NumericsWarning,
+                stacklevel=8,
+            )
+        if layout.grid is None:
+            return (
+                relevance[..., None].repeat(1, 1, inputs.shape[-1])
+                if inputs.dim() == 3 and return_input_shape
+                else relevance
+            )
+        patches = tokens_to_grid(relevance, layout.grid, layout.prefix_tokens)
+        if not return_input_shape:
+            return patches
+        return grid_to_pixels(patches, (inputs.shape[-2], inputs.shape[-1])).repeat(1, inputs.shape[1], 1, 1)

@@ -1,0 +1,230 @@
+"""The arguments of ``attribute``: checked before the model is run, cut into batches, and handed to the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from captum._utils.common import _format_additional_forward_args
+from torch import Tensor, nn
+
+from attrib_plugin.errors import InputError
+from attrib_plugin.families import Member
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """One checked set of arguments.
+
+    Attributes:
+        tensor: Token ids (B,T), an image batch (B,C,H,W) or embeddings (B,T,D).
+        in_tuple: Whether the caller passed a tuple, and so gets one back.
+        arguments: Further positional arguments of the forward function.
+        keywords: Keyword arguments of the forward function.
+        as_embeddings: Whether the tensor is passed as ``inputs_embeds``.
+    """
+
+    tensor: Tensor
+    in_tuple: bool = False
+    arguments: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    as_embeddings: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples."""
+        return len(self.tensor)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of images; ``None`` for text."""
+        return (self.tensor.shape[-2], self.tensor.shape[-1]) if self.tensor.dim() == 4 else None
+
+    @property
+    def n_text_tokens(self) -> int | None:
+        """Number of text tokens; ``None`` for images."""
+        return None if self.tensor.dim() == 4 else self.tensor.shape[1]
+
+    def call(self, forward_func: Callable[..., Any]) -> Any:
+        """Run the model once.
+
+        Args:
+            forward_func: The model, or a function around it.
+
+        Returns:
+            Whatever it returns.
+        """
+        tensor = self.tensor.detach()
+        if self.as_embeddings:
+            return forward_func(None, *self.arguments, inputs_embeds=tensor, **self.keywords)
+        return forward_func(tensor, *self.arguments, **self.keywords)
+
+    def batches(self, size: int | None) -> Iterator[tuple[slice, ModelInput]]:
+        """Cut into smaller batches.
+
+        Args:
+            size: Largest number of samples run at once; ``None`` is all.
+
+        Yields:
+            Which samples, and their arguments.
+        """
+        step = self.batch_size if size is None else size
+        for start in range(0, self.batch_size, step):
+            part = slice(start, min(start + step, self.batch_size))
+            if part == slice(0, self.batch_size):
+                yield part, self
+                continue
+            cut = self._cut(part)
+            yield (
+                part,
+                replace(
+                    self,
+                    tensor=self.tensor[part],
+                    arguments=tuple(map(cut, self.arguments)),
+                    keywords={name: cut(value) for name, value in self.keywords.items()},
+                ),
+            )
+
+    def _cut(self, part: slice) -> Callable[[Any], Any]:
+        def cut(value: Any) -> Any:
+            per_sample = isinstance(value, Tensor) and value.dim() > 0 and len(value) == self.batch_size
+            return value[part] if per_sample else value
+
+        return cut
+
+
+def check_input(
+    inputs: Any,
+    additional_forward_args: Any,
+    forward_kwargs: Mapping[str, Any] | None,
+    forward_func: Callable[..., Any],
+    member: Member,
+) -> ModelInput:
+    """Check the arguments of ``attribute`` before the model is run.
+
+    Args:
+        inputs: A tensor, or a tuple that holds one.
+        additional_forward_args: Captum's positional arguments.
+        forward_kwargs: Keyword arguments.
+        forward_func: What will be called.
+        member: The recognised model.
+
+    Returns:
+        The arguments, checked.
+
+    Raises:
+        InputError: If a shape, dtype or value cannot be right.
+    """
+    tensor = _only_tensor(inputs)
+    _check_values(tensor)
+    _check_against_model(tensor, forward_kwargs or {}, member)
+    _check_keywords(forward_kwargs or {}, len(tensor))
+    return ModelInput(
+        tensor=tensor,
+        in_tuple=isinstance(inputs, tuple),
+        arguments=_format_additional_forward_args(additional_forward_args) or (),
+        keywords=dict(forward_kwargs or {}),
+        as_embeddings=tensor.is_floating_point() and tensor.dim() == 3 and _takes_embeddings(forward_func),
+    )
+
+
+def cut_target(target: Any, part: slice, batch_size: int) -> Any:
+    """The targets of some samples.
+
+    Args:
+        target: Any of Captum's targets.
+        part: Which samples.
+        batch_size: Number of all samples.
+
+    Returns:
+        The same target if it holds for all samples, else its part.
+    """
+    per_sample = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() == 1 and len(target) > 1)
+    return target[part] if per_sample and len(target) == batch_size else target
+
+
+def _only_tensor(inputs: Any) -> Tensor:
+    if isinstance(inputs, tuple):
+        if len(inputs) != 1:
+            raise InputError(
+                f"Expected a tensor or a tuple with one tensor, found a tuple of {len(inputs)}. Give masks and other "
+                "arguments as additional_forward_args or forward_kwargs."
+            )
+        inputs = inputs[0]
+    if not isinstance(inputs, Tensor):
+        raise InputError(
+            f"Expected inputs to be a tensor or a tuple with one tensor, found {type(inputs).__name__}. Give token ids "
+            "(B, T), images (B, C, H, W) or embeddings (B, T, D)."
+        )
+    return inputs
+
+
+def _check_values(tensor: Tensor) -> None:
+    shape = tuple(tensor.shape)
+    is_ids = tensor.dtype in _INTEGERS and tensor.dim() == 2
+    if not is_ids and not (tensor.is_floating_point() and tensor.dim() in (3, 4)):
+        raise InputError(
+            f"Expected token ids (B, T) of an integer dtype, images (B, C, H, W) or embeddings (B, T, D) of a floating "
+            f"dtype, found {tensor.dtype} {shape}."
+        )
+    if tensor.numel() == 0:
+        raise InputError(f"The input {shape} is empty: there is no sample or no token to explain.")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise InputError(f"The input {shape} holds NaN or infinite values.")
+
+
+def _check_against_model(tensor: Tensor, keywords: Mapping[str, Any], member: Member) -> None:
+    family, module = member.family, member.module
+    if tensor.dim() == 4:
+        if family.modality == "text":
+            raise InputError(
+                f"{type(module).__name__} reads text, but the input is an image batch {tuple(tensor.shape)}."
+            )
+        size = family.image_size(module)
+        if size is not None and tuple(tensor.shape[-2:]) != size and not keywords.get("interpolate_pos_encoding"):
+            raise InputError(
+                f"{type(module).__name__} takes images of {size[0]} x {size[1]} pixels, found "
+                f"{tensor.shape[-2]} x {tensor.shape[-1]}. Resize them with the model's own processor or transform."
+            )
+        return
+    if family.modality == "image":
+        raise InputError(f"{type(module).__name__} takes images (B, C, H, W), found {tuple(tensor.shape)}.")
+    longest = family.max_tokens(module)
+    if longest is not None and tensor.shape[1] > longest:
+        raise InputError(
+            f"{type(module).__name__} takes at most {longest} tokens, found {tensor.shape[1]}. Truncate the text."
+        )
+    if tensor.dim() == 2:
+        _check_ids(tensor, module)
+
+
+def _check_ids(ids: Tensor, module: nn.Module) -> None:
+    find = getattr(module, "get_input_embeddings", None)
+    embedding = find() if callable(find) else None
+    limit = getattr(embedding, "num_embeddings", None)
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or (limit is not None and highest >= limit):
+        wrong = lowest if lowest < 0 else highest
+        raise InputError(
+            f"Token id {wrong} is outside the vocabulary of {limit or 'the model'} ids. Was the text encoded with "
+            "another model's tokenizer?"
+        )
+
+
+def _check_keywords(keywords: Mapping[str, Any], batch_size: int) -> None:
+    for name, value in keywords.items():
+        if isinstance(value, Tensor) and value.dim() > 1 and len(value) not in (1, batch_size):
+            raise InputError(
+                f"forward_kwargs[{name!r}] has {len(value)} rows for {batch_size} samples. NoiseTunnel repeats samples "
+                "but not this keyword: give such tensors as additional_forward_args, which it does repeat."
+            )
+
+
+def _takes_embeddings(forward_func: Callable[..., Any]) -> bool:
+    forward = forward_func.forward if isinstance(forward_func, nn.Module) else forward_func
+    return "inputs_embeds" in inspect.signature(forward).parameters

@@ -1,0 +1,54 @@
+"""From patches to pixels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def tokens_to_grid(
+    relevance: Float[Tensor, "batch token"], grid: tuple[int, int], prefix_tokens: int
+) -> Float[Tensor, "batch 1 row column"]:
+    """Drop the prefix tokens and lay the patches out as the image has them.
+
+    Args:
+        relevance: One value a token, prefix tokens first, patches row by row.
+        grid: Rows and columns of patches.
+        prefix_tokens: Leading tokens that are no patches (class token, registers).
+
+    Returns:
+        The patch map, in the units of ``relevance``; ``LayerAttribution.interpolate`` takes it as it is.
+    """
+    return relevance[:, prefix_tokens : prefix_tokens + grid[0] * grid[1]].reshape(len(relevance), 1, *grid)
+
+
+def grid_to_pixels(
+    patches: Float[Tensor, "batch channel row column"],
+    size: tuple[int, int],
+    *,
+    mode: Literal["nearest", "bilinear"] = "nearest",
+) -> Float[Tensor, "batch channel height width"]:
+    """Enlarge a patch map to the size of the image.
+
+    Args:
+        patches: One value a patch.
+        size: Height and width of the image in pixels.
+        mode: ``"nearest"`` copies the value of a patch to each of its pixels, which is what the method knows;
+            ``"bilinear"`` looks smoother and claims more detail than there is.
+
+    Returns:
+        One value a pixel, in the units of ``patches``; values are copied, not divided.
+
+    Raises:
+        ValueError: If ``mode`` is neither of the two.
+    """
+    if mode not in ("nearest", "bilinear"):
+        raise ValueError(f"mode must be 'nearest' or 'bilinear', not {mode!r}.")
+    if mode == "bilinear":
+        return F.interpolate(patches, size, mode="bilinear", align_corners=False)
+    return F.interpolate(patches, size, mode="nearest-exact")

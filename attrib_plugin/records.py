@@ -1,0 +1,127 @@
+"""The nouns that travel between the rooms: one attention call, one forward pass, the meaning of its tokens.
+
+Axes: ``batch head query key dim token``. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One attention call as the model made it.
+
+    Fused attention is recorded by its ingredients (``query``, ``key``, ``value``, ``mask``,
+    ``is_causal``, ``scale``), because its probabilities never exist. Eager attention is recorded by
+    its probabilities (``weights``) and by the product that uses them.
+
+    Attributes:
+        index: Position in the forward pass, from 0.
+        name: Dotted name of the innermost module that made the call; empty outside of any module.
+        kind: ``"self"``, ``"causal"`` (self-attention that looks back only), ``"cross"`` or ``"pool"``.
+        output: What the call returned, the node at which gradients are taken.
+        query: Queries of a fused call.
+        key: Keys of a fused call; may have fewer heads than ``query`` (grouped queries).
+        value: Values of the call; ``None`` for an eager call whose product is not ``weights @ value``.
+        mask: Boolean (True = attend) or additive mask of a fused call, broadcastable to
+            ``batch head query key``.
+        is_causal: Whether query i attends to keys 0..i only (top-left aligned).
+        scale: Factor on query·key; ``None`` is 1/sqrt(dim).
+        weights: Probabilities of an eager call, ``batch head query key`` or ``batch*head query key``.
+        product: Maps ``weights`` to ``output``, where that is not ``weights @ value``.
+        batch_size: Number of samples in the forward pass.
+        with_graph: Whether gradients were recorded when the call was made.
+        in_training: Whether the model was in training mode, where dropout may thin probabilities.
+    """
+
+    index: int
+    name: str
+    kind: str
+    output: Tensor
+    query: Float[Tensor, "batch head query dim"] | None = None
+    key: Float[Tensor, "batch key_head key dim"] | None = None
+    value: Float[Tensor, "batch key_head key value_dim"] | None = None
+    mask: Tensor | None = None
+    is_causal: bool = False
+    scale: float | None = None
+    weights: Tensor | None = None
+    product: Callable[[Tensor], Tensor] | None = None
+    batch_size: int = 1
+    with_graph: bool = True
+    in_training: bool = False
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Which tokens the head of a model reads, as shares.
+
+    Attributes:
+        prefix: Share of each prefix token (class token, distillation token), in order.
+        rest: Share spread evenly over all other tokens that are not padding.
+        last: Share of the last token that is not padding.
+    """
+
+    prefix: tuple[float, ...] = ()
+    rest: float = 0.0
+    last: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """What the tokens of one forward pass mean.
+
+    Attributes:
+        readout: Weight of every token in what the head reads; a 1 at the class token, or 1/N each for
+            mean pooling. Non-negative.
+        prefix_tokens: How many leading tokens are not part of the image; 0 for text.
+        grid: Rows and columns of image patches; ``None`` for text.
+        padding: True at tokens that no query may attend to; ``None`` when every token is real.
+        family: Name of the recognised model family, for messages.
+    """
+
+    readout: Float[Tensor, "batch token"]
+    prefix_tokens: int = 0
+    grid: tuple[int, int] | None = None
+    padding: Bool[Tensor, "batch token"] | None = None
+    family: str = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionTrace:
+    """All token-to-token attention calls of one forward pass, with what their tokens mean.
+
+    Attributes:
+        calls: Calls from the input upwards.
+        layout: Meaning of the tokens.
+        output_gradients: Gradient of the explained score with respect to each call's output, in the
+            order of ``calls``; ``None`` for methods that need no gradients.
+    """
+
+    calls: tuple[AttentionCall, ...]
+    layout: TokenLayout
+    output_gradients: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Constructor options that reproduce a published implementation.
+
+    Attributes:
+        options: Constructor arguments.
+        paper: The paper, short.
+        repository: Name of the reference implementation.
+        note: What is peculiar about it.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    paper: str = ""
+    repository: str = ""
+    note: str = ""
