@@ -14,3 +14,9 @@ import torch
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model():
+    """A trained unigram model of sentencepiece's own tests (Apache-2.0)."""
+    return Path(__file__).parent / "data" / "botchan_en_unigram_1000.model"

@@ -1,0 +1,1 @@
+"""Many inputs and whole explanations: what demo, command line, report and notebook share."""

@@ -2,5 +2,6 @@
 
 from attrib_plugin.methods.base.attribution import AttentionAttribution
 from attrib_plugin.methods.base.layers import AttentionLayer, RowBlock, layers_of
+from attrib_plugin.methods.base.targets import unwrap_output
 
-__all__ = ["AttentionAttribution", "AttentionLayer", "RowBlock", "layers_of"]
+__all__ = ["AttentionAttribution", "AttentionLayer", "RowBlock", "layers_of", "unwrap_output"]
