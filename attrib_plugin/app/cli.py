@@ -51,7 +51,8 @@ def explain_text(
     bundle = load_model(model, "text")
     explanation = _explain(bundle, text, method, sign, target=target, against=against, tokenizer=bundle.tokenizer)
     _print_prediction(explanation)
-    table = Table("word", "relevance", title=Text(explanation.title), title_justify="left")
+    console.print(Text(f"  {explanation.title}"))
+    table = Table("word", "relevance")
     table.columns[1].justify = "right"
     for word, value in zip(explanation.words, explanation.word_relevance.tolist(), strict=True):
         table.add_row(Text(word.text), f"{value:+.4g}")

@@ -118,7 +118,11 @@ def _photo() -> Section:
     )
 
 
-_METHODS: tuple[tuple[Any, dict[str, Any]], ...] = ((GradientRollout, {"sign": "signed"}), (AttentionRollout, {}))
+_METHODS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (GradientRollout, {"sign": "positive"}),
+    (GradientRollout, {"sign": "negative"}),
+    (AttentionRollout, {}),
+)
 
 
 def _image(bundle: BundledModel, path: Any, method: Any, **options: Any) -> Explanation:

@@ -43,6 +43,7 @@ _BLOCK_LAYERS = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+_QKV = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class PhotoTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         """Return a float tensor of shape (3, size, size), in standard deviations from the mean."""
         pixels = np.asarray(self.crop(image), dtype=np.float32) / 255
-        normalised = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        normalised = (pixels - np.array(self.mean, dtype=np.float32)) / np.array(self.std, dtype=np.float32)
         return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
 
 
@@ -204,7 +205,8 @@ def _named_weights(graph: Any) -> dict[str, Tensor]:
     # The positions are the two nameless tensors that are no matrix: of the class token and of the patches.
     places = [name for name, tensor in stored.items() if name.startswith("onnx::") and len(tensor.dims) == 3]
     places.sort(key=lambda name: stored[name].dims[1])
-    weights["positions"] = torch.cat([read(name) for name in places], dim=1)
+    if places:
+        weights["positions"] = torch.cat([read(name) for name in places], dim=1)
     return weights
 
 
@@ -223,9 +225,6 @@ def _timm_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for scale in ("1", "2"):
             renamed[f"{new}.ls{scale}.gamma"] = weights[f"{old}.layer_scale{scale}.lambda1"]
     return renamed
-
-
-_QKV = ("query", "key", "value")
 
 
 def _resample_positions(positions: Tensor, side: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from attrib_plugin.capture.reading import call_gradient, call_probabilities
 from attrib_plugin.capture.session import CaptureSession
@@ -27,8 +28,9 @@ class CapturedCall:
         record: The tensors as recorded.
     """
 
-    def __init__(self, record: AttentionCall) -> None:
+    def __init__(self, record: AttentionCall, node: GradientEdge | None) -> None:
         self.record = record
+        self._node = node
         self.name = record.name
         self.kind = record.kind
 
@@ -51,11 +53,11 @@ class CapturedCall:
         Raises:
             CaptureError: If the score does not depend on this call.
         """
-        if not (of.requires_grad and self.record.output.requires_grad):
+        if self._node is None or not of.requires_grad:
             raise CaptureError(
                 f"The score has no graph to the attention of {self.name!r}; compute it inside the block."
             )
-        (gradient,) = torch.autograd.grad(of.sum(), [self.record.output], retain_graph=True, allow_unused=True)
+        (gradient,) = torch.autograd.grad(of.sum(), [self._node], retain_graph=True, allow_unused=True)
         if gradient is None:
             raise CaptureError(f"The score does not depend on the attention of {self.name!r}.")
         return call_gradient(self.record, gradient)
@@ -75,7 +77,7 @@ class CapturedAttention:
             NothingCapturedError: If there was none.
             UnsupportedAttentionError: If some attention could not be read, so that the calls are incomplete.
         """
-        return tuple(CapturedCall(call) for call in self._session.calls)
+        return tuple(CapturedCall(call, self._session.node(call)) for call in self._session.calls)
 
 
 @contextmanager

@@ -90,7 +90,8 @@ class AttentionMode(TorchFunctionMode):
         if eager := recorder.softmaxes.find_product(func, args, kwargs):
             output = _with_graph(func(*args, **kwargs))
             recorder.record_eager(output, eager)
-            return output
+            # The model may change what it gets in place; a leaf or a view at which gradients are taken must stay.
+            return output.clone() if output.requires_grad else output
         out = func(*args, **kwargs)
         recorder.softmaxes.observe(func, args, kwargs, out, recorder.module_name)
         return out

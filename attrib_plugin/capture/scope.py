@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from attrib_plugin.capture.state import remove_all
 
@@ -24,6 +25,9 @@ class Scoped(Protocol):
 
     def begin_forward(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Take note of the arguments of a forward pass of the whole model."""
+
+    def end_forward(self, output: object) -> None:
+        """Take note of what a forward pass of the whole model returned."""
 
 
 class _ThreadSessions(threading.local):
@@ -65,12 +69,19 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
     Returns:
         The function that removes the hooks.
     """
-    handles = [model.register_forward_pre_hook(_root_hook(), with_kwargs=True)]
-    for name, module in model.named_modules():
-        if _may_attend(module):
-            handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
-            handles.append(module.register_forward_hook(_leave_hook(model, name), always_call=True))
-    return remove_all(handles)
+    handles: list[RemovableHandle] = []
+    remove = remove_all(handles)
+    try:
+        handles.append(model.register_forward_pre_hook(_begin_hook(), with_kwargs=True))
+        for name, module in model.named_modules():
+            if _may_attend(module):
+                handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
+                handles.append(module.register_forward_hook(_leave_hook(model, name), always_call=True))
+        handles.append(model.register_forward_hook(_end_hook()))
+    except BaseException:  # also Ctrl-C: half the hooks are worse than none
+        remove()
+        raise
+    return remove
 
 
 def _may_attend(module: nn.Module) -> bool:
@@ -84,12 +95,20 @@ def _session_on(model: nn.Module) -> Scoped | None:
     return session if session is not None and session.model is model else None
 
 
-def _root_hook() -> Callable[..., None]:
-    def note_arguments(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+def _begin_hook() -> Callable[..., None]:
+    def begin(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if session := _session_on(module):
             session.begin_forward(arguments, keywords)
 
-    return note_arguments
+    return begin
+
+
+def _end_hook() -> Callable[..., None]:
+    def end(module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+        if session := _session_on(module):
+            session.end_forward(output)
+
+    return end
 
 
 def _enter_hook(model: nn.Module, name: str) -> Callable[..., None]:

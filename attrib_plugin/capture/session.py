@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from attrib_plugin.capture.mode import AttentionMode
 from attrib_plugin.capture.scope import entered, innermost, install_hooks
@@ -18,6 +16,9 @@ from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
 from attrib_plugin.capture.state import freeze_parameters, installed
 from attrib_plugin.errors import CaptureError, NothingCapturedError, UnsupportedAttentionError
 from attrib_plugin.records import AttentionCall
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class CaptureSession:
@@ -36,8 +37,9 @@ class CaptureSession:
         self.module_stack: list[str] = []
         self.softmaxes = SoftmaxTracker()
         self.batch_size: int | None = None
-        self.model_arguments: Mapping[str, Any] = {}
         self._calls: list[AttentionCall] = []
+        # Where gradients are taken. Not at the output tensors, which the model may change in place later.
+        self._nodes: list[GradientEdge | None] = []
         self._gradients = gradients
         self._resources = ExitStack()
 
@@ -103,9 +105,9 @@ class CaptureSession:
                 "The explained score does not depend on any captured attention: its graph is missing. Expected a "
                 "differentiable function of the model's output, computed inside the session."
             )
-        outputs = [call.output for call in calls if call.with_graph]
-        found = iter(torch.autograd.grad(score.sum(), outputs, retain_graph=retain_graph, allow_unused=True))
-        gradients = [next(found) if call.with_graph else None for call in calls]
+        nodes = [node for node in self._nodes if node is not None]
+        found = iter(torch.autograd.grad(score.sum(), nodes, retain_graph=retain_graph, allow_unused=True))
+        gradients = [None if node is None else next(found) for node in self._nodes]
         cut = [call.name for call, gradient in zip(calls, gradients, strict=True) if gradient is None]
         if cut:
             raise UnsupportedAttentionError(
@@ -126,19 +128,23 @@ class CaptureSession:
         return self.module_stack[-1] if self.module_stack else ""
 
     def begin_forward(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Take note of the arguments of a forward pass of the whole model.
+        """Take the number of samples from the arguments of a forward pass of the whole model.
 
         Args:
             arguments: Positional arguments.
             keywords: Keyword arguments.
         """
-        try:
-            self.model_arguments = inspect.signature(self.model.forward).bind(*arguments, **keywords).arguments
-        except TypeError:  # the call itself will say what is wrong with its arguments
-            return
         if self.batch_size is None:
             tensors = (a for a in (*arguments, *keywords.values()) if isinstance(a, Tensor) and a.dim() > 0)
             self.batch_size = next((len(tensor) for tensor in tensors), None)
+
+    def end_forward(self, output: object) -> None:
+        """Settle the softmaxes that the whole model returns.
+
+        Args:
+            output: What it returned.
+        """
+        self.softmaxes.settle_output(output)
 
     def record_fused(self, output: Tensor, **ingredients: Any) -> None:
         """Record a fused attention call.
@@ -169,7 +175,19 @@ class CaptureSession:
             product=eager.product,
         )
 
+    def node(self, call: AttentionCall) -> GradientEdge | None:
+        """Where gradients with respect to the output of a call are taken.
+
+        Args:
+            call: A call of this session.
+
+        Returns:
+            The edge of the graph; ``None`` if the call was made without a graph.
+        """
+        return self._nodes[call.index]
+
     def _append(self, output: Tensor, **fields: Any) -> None:
+        self._nodes.append(get_gradient_edge(output) if output.requires_grad else None)
         self._calls.append(
             AttentionCall(
                 index=len(self._calls),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +115,22 @@ class SoftmaxTracker:
             result: Tensor = func(*args[:position], probabilities, *args[position + 1 :], **kwargs)
             return result
 
-        is_plain = func is not torch.einsum and position == 0
-        return EagerProduct(weights, value, None if is_plain else product)
+        if func is torch.einsum:
+            return EagerProduct(weights, value, product)
+        if position == 0:
+            return EagerProduct(weights, value, None)
+        # In values @ probabilities the keys are on the rows.
+        return EagerProduct(weights.mT, value, lambda probabilities: product(probabilities.mT))
+
+    def settle_output(self, output: Any) -> None:
+        """Settle the softmaxes that a model returns: probabilities of classes are no attention.
+
+        Args:
+            output: What the model returned: a tensor, or a mapping or sequence of tensors.
+        """
+        parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+        roots = frozenset[LooseSoftmax]().union(*(tag[1] for tag in map(self._tag, (output, *parts)) if tag))
+        self.loose = [softmax for softmax in self.loose if softmax not in roots]
 
     def _tag(self, argument: Any) -> tuple[Tensor, frozenset[LooseSoftmax]] | None:
         return self._tagged.get(id(argument))

@@ -17,6 +17,7 @@ from attrib_plugin.methods import GradientRollout
 from attrib_plugin.methods.base import AttentionAttribution, unwrap_output
 from attrib_plugin.postprocessing import encode_text, group_words, merge_words
 from attrib_plugin.runner.explanation import Explanation, Prediction
+from attrib_plugin.visualization import Tone
 
 
 def explain(
@@ -83,12 +84,18 @@ def explain(
         against=opponent,
         predictions=predictions,
         relevance=relevance,
-        is_signed=getattr(attribution, "sign", None) == "signed",
-        is_class_specific=attribution.needs_gradients,
+        tone=_tone(attribution),
         seconds=seconds,
         versions=library_versions(),
         **shown,
     )
+
+
+def _tone(attribution: AttentionAttribution) -> Tone:
+    if not attribution.needs_gradients:
+        return "share"
+    tones: dict[str, Tone] = {"positive": "for", "negative": "against", "signed": "signed"}
+    return tones[getattr(attribution, "sign", "positive")]
 
 
 def library_versions() -> dict[str, str]:

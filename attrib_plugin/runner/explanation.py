@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.postprocessing import TextToken, Word
-from attrib_plugin.visualization import Panel, image_figure, shaded_text, word_figure
+from attrib_plugin.visualization import Panel, Tone, image_figure, shaded_text, word_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +50,8 @@ class Explanation:
         against: What it is contrasted with, if anything.
         predictions: Classes, most probable first.
         relevance: One value a token (T,), or a patch (rows,columns).
-        is_signed: Whether negative values mean evidence against the target.
-        is_class_specific: Whether the map depends on the target.
+        tone: What the values mean: evidence ``"for"`` or ``"against"`` the target, ``"signed"`` (for minus against),
+            or ``"share"`` of attention, which does not depend on the target.
         text: The text; empty for images.
         tokens: Tokens of the text, special ones included.
         words: Words of the text.
@@ -67,8 +67,7 @@ class Explanation:
     against: Prediction | None
     predictions: tuple[Prediction, ...]
     relevance: Tensor
-    is_signed: bool
-    is_class_specific: bool
+    tone: Tone
     text: str = ""
     tokens: tuple[TextToken, ...] = ()
     words: tuple[Word, ...] = ()
@@ -85,9 +84,11 @@ class Explanation:
     @property
     def title(self) -> str:
         """The method and what it explains, in a line."""
-        if not self.is_class_specific:
+        if self.tone == "share":
             return f"{self.method} (the same for every class)"
-        return f"{self.method} for {self.target.label}" + (f" against {self.against.label}" if self.against else "")
+        meaning = {"for": "evidence for", "against": "evidence against", "signed": "for and against"}[self.tone]
+        contrast = f" rather than {self.against.label}" if self.against else ""
+        return f"{self.method}, {meaning} {self.target.label}{contrast}"
 
     @property
     def special_relevance(self) -> dict[str, float]:
@@ -104,7 +105,7 @@ class Explanation:
 
     def panel(self) -> Panel:
         """The patch map of an image, for a figure of several."""
-        return Panel(self.title, self.relevance.numpy(), self.is_signed)
+        return Panel(self.title, self.relevance.numpy(), self.tone)
 
     def figure(self) -> Figure:
         """The explanation as a figure: words with bars, or the image with its map.
@@ -115,7 +116,7 @@ class Explanation:
         if self.pixels is not None:
             return image_figure(self.pixels, [self.panel()], title=f"predicted: {self.predictions[0].label}")
         values = np.empty(0) if self.word_relevance is None else self.word_relevance.numpy()
-        return word_figure([word.text for word in self.words], values, title=self.title, is_signed=self.is_signed)
+        return word_figure([word.text for word in self.words], values, title=self.title, tone=self.tone)
 
     def html(self) -> str:
         """The explanation as a piece of HTML without scripts or links; everything in it is escaped.
@@ -123,9 +124,7 @@ class Explanation:
         Returns:
             HTML.
         """
-        shown = (
-            self.shaded() if self.pixels is None else f'<img alt="{escape(self.title)}" src="{self.data_url()}">'
-        )
+        shown = self.shaded() if self.pixels is None else f'<img alt="{escape(self.title)}" src="{self.data_url()}">'
         predicted = ", ".join(f"{escape(one.label)} {one.probability:.1%}" for one in self.predictions[:3])
         return (
             '<div style="font-family:sans-serif;color:#1a1a1a;background:#ffffff;padding:0.5em">'
@@ -139,7 +138,9 @@ class Explanation:
             HTML, escaped.
         """
         special = ", ".join(f"{escape(name)}: {value:.3g}" for name, value in self.special_relevance.items())
-        shaded = shaded_text(self.text, [(word.start, word.end) for word in self.words], self._word_values())
+        shaded = shaded_text(
+            self.text, [(word.start, word.end) for word in self.words], self._word_values(), tone=self.tone
+        )
         below = f'<p style="margin:0.3em 0 0;font-size:0.8em;color:#555">{special}</p>' if special else ""
         return shaded + below
 
@@ -167,8 +168,7 @@ class Explanation:
             "against": vars(self.against) if self.against else None,
             "predictions": [vars(prediction) for prediction in self.predictions],
             "relevance": self.relevance.tolist(),
-            "is_signed": self.is_signed,
-            "is_class_specific": self.is_class_specific,
+            "tone": self.tone,
             "text": self.text,
             "tokens": [vars(token) for token in self.tokens],
             "words": [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from attrib_plugin.errors import InputError, MissingDependencyError
 from attrib_plugin.runner.explain import library_versions
 from attrib_plugin.runner.explanation import Explanation
-from attrib_plugin.visualization import AGAINST, FOR, image_figure
+from attrib_plugin.visualization import AGAINST, FOR, SHARE, image_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +83,7 @@ def write_report(path: str | Path, sections: Sequence[Section], *, title: str, c
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         color_for=FOR,
         color_against=AGAINST,
+        color_share=SHARE,
     )
     path = Path(path)
     path.write_text(page, encoding="utf-8")

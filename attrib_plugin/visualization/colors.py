@@ -1,8 +1,9 @@
-"""One pair of colours for evidence, told apart by colour-blind readers and in print."""
+"""Three inks, told apart by colour-blind readers and in print: evidence for, evidence against, and mere attention."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 FOR = "#c2570c"
 """Evidence for the explained class: orange."""
@@ -10,14 +11,36 @@ FOR = "#c2570c"
 AGAINST = "#1f5fa8"
 """Evidence against it: blue."""
 
+SHARE = "#5d4a86"
+"""Share of attention, which says nothing about a class: violet."""
+
+Tone = Literal["for", "against", "signed", "share"]
+"""What the values of a map mean: evidence for, evidence against, for minus against, or share of attention."""
+
 _PAPER = (255, 255, 255)
 
 
-def shade(value: float) -> str:
+def ink(value: float, tone: Tone = "signed") -> str:
+    """The ink that a value is drawn in.
+
+    Args:
+        value: Any value of a map.
+        tone: What its values mean.
+
+    Returns:
+        A CSS colour.
+    """
+    if tone == "signed":
+        return FOR if value >= 0 else AGAINST
+    return {"for": FOR, "against": AGAINST, "share": SHARE}[tone]
+
+
+def shade(value: float, tone: Tone = "signed") -> str:
     """Background colour of a value.
 
     Args:
-        value: From -1 (against) over 0 (white) to 1 (for); values beyond are cut, NaN is white.
+        value: Size from 0 (white) to 1 or -1 (full ink); values beyond are cut, NaN is white.
+        tone: What the values of the map mean.
 
     Returns:
         A CSS colour.
@@ -25,23 +48,22 @@ def shade(value: float) -> str:
     if math.isnan(value):
         return "#ffffff"
     strength = min(abs(value), 1.0)
-    ink = _channels(FOR if value > 0 else AGAINST)
-    mixed = (round(paper + (channel - paper) * strength) for paper, channel in zip(_PAPER, ink, strict=True))
+    full = _channels(ink(value, tone))
+    mixed = (round(paper + (channel - paper) * strength) for paper, channel in zip(_PAPER, full, strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 
-def text_on(value: float) -> str:
-    """Text colour that is legible on the background of a value.
+def text_on(background: str) -> str:
+    """Text colour that is legible on a background.
 
     Args:
-        value: As in :func:`shade`.
+        background: A CSS colour, as :func:`shade` gives it.
 
     Returns:
         A CSS colour.
     """
-    background = _luminance(shade(value))
     # Contrast as the web's accessibility guidelines define it: (lighter + 0.05) / (darker + 0.05).
-    return "#ffffff" if 1.05 * 0.05 > (background + 0.05) ** 2 else "#000000"
+    return "#ffffff" if 1.05 * 0.05 > (_luminance(background) + 0.05) ** 2 else "#000000"
 
 
 def _luminance(color: str) -> float:

@@ -11,13 +11,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from attrib_plugin.visualization.colors import AGAINST, FOR
+from attrib_plugin.visualization.colors import AGAINST, FOR, SHARE, Tone, ink
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DIVERGING = LinearSegmentedColormap.from_list("against_for", [AGAINST, "#ffffff", FOR])
-_SEQUENTIAL = LinearSegmentedColormap.from_list("for", ["#ffffff", FOR])
+_COLORMAPS: dict[Tone, LinearSegmentedColormap] = {
+    "for": LinearSegmentedColormap.from_list("for", ["#ffffff", FOR]),
+    "against": LinearSegmentedColormap.from_list("against", ["#ffffff", AGAINST]),
+    "signed": LinearSegmentedColormap.from_list("signed", [AGAINST, "#ffffff", FOR]),
+    "share": LinearSegmentedColormap.from_list("share", ["#ffffff", SHARE]),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +31,12 @@ class Panel:
     Attributes:
         title: What the map shows.
         patches: Relevance (row,column).
-        is_signed: Whether negative values mean evidence against.
+        tone: What the values mean, and so their colours.
     """
 
     title: str
     patches: NDArray[Any]
-    is_signed: bool = False
+    tone: Tone = "for"
 
 
 def image_figure(pixels: NDArray[Any], panels: Sequence[Panel], *, title: str = "input") -> Figure:
@@ -61,14 +65,14 @@ def image_figure(pixels: NDArray[Any], panels: Sequence[Panel], *, title: str = 
     return figure
 
 
-def word_figure(words: Sequence[str], values: NDArray[Any], *, title: str, is_signed: bool) -> Figure:
+def word_figure(words: Sequence[str], values: NDArray[Any], *, title: str, tone: Tone) -> Figure:
     """Words with their relevance as bars, in the order of the text.
 
     Args:
         words: The words.
         values: One value a word.
         title: What the values are.
-        is_signed: Whether negative values mean evidence against.
+        tone: What the values mean, and so their colours.
 
     Returns:
         The figure.
@@ -76,12 +80,12 @@ def word_figure(words: Sequence[str], values: NDArray[Any], *, title: str, is_si
     figure = Figure(figsize=(6.4, 0.9 + 0.28 * max(len(words), 1)), layout="constrained")
     axis = figure.subplots()
     positions = np.arange(len(words))
-    axis.barh(positions, np.nan_to_num(values), color=[FOR if value >= 0 else AGAINST for value in values])
+    axis.barh(positions, np.nan_to_num(values), color=[ink(value, tone) for value in values])
     # A dollar sign would start mathematics.
     axis.set_yticks(positions, [word.replace("$", r"\$") for word in words])
     axis.invert_yaxis()
     axis.axvline(0, color="#444444", linewidth=0.8)
-    axis.set_xlabel("relevance (against  ←  0  →  for)" if is_signed else "relevance")
+    axis.set_xlabel("relevance (against  ←  0  →  for)" if tone == "signed" else "relevance")
     axis.set_title(_with_gaps(title, values), fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -91,8 +95,8 @@ def _draw_panel(figure: Figure, axis: Any, panel: Panel, gray: NDArray[Any]) -> 
     height, width = gray.shape[:2]
     largest = float(np.nanmax(np.abs(panel.patches))) if np.isfinite(panel.patches).any() else 0.0
     limit = largest or 1.0
-    norm = Normalize(-limit if panel.is_signed else 0.0, limit)
-    colormap = _DIVERGING if panel.is_signed else _SEQUENTIAL
+    norm = Normalize(-limit if panel.tone == "signed" else 0.0, limit)
+    colormap = _COLORMAPS[panel.tone]
     axis.imshow(gray)
     # The extent puts every patch on its own pixels; without it the two images would not line up.
     axis.imshow(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from attrib_plugin.visualization.colors import shade, text_on
+from attrib_plugin.visualization.colors import Tone, shade, text_on
 
 _WORD = (
     '<span title="{title}" style="background:{background};color:{color};padding:0.15em 0.2em;border-radius:0.2em">'
@@ -14,13 +14,14 @@ _WORD = (
 )
 
 
-def shaded_text(text: str, spans: Sequence[tuple[int, int]], values: Sequence[float]) -> str:
+def shaded_text(text: str, spans: Sequence[tuple[int, int]], values: Sequence[float], *, tone: Tone = "signed") -> str:
     """Shade parts of a text by their values.
 
     Args:
         text: The text; what no span covers is kept as it is, white space included.
         spans: First character and character after the last of every part, in order, without overlap.
         values: One value a part; the largest in size gets the full colour.
+        tone: What the values mean, and so their colours.
 
     Returns:
         HTML, escaped; the value of a part shows on hover.
@@ -28,13 +29,13 @@ def shaded_text(text: str, spans: Sequence[tuple[int, int]], values: Sequence[fl
     largest = max((abs(value) for value in values if not math.isnan(value)), default=0.0) or 1.0
     parts, position = [], 0
     for (start, end), value in zip(spans, values, strict=True):
-        scaled = value / largest
+        background = shade(value / largest, tone)
         parts.append(escape(text[position:start]))
         parts.append(
             _WORD.format(
                 title=escape(f"{text[start:end]}: {value:+.4g}", quote=True),
-                background=shade(scaled),
-                color=text_on(scaled),
+                background=background,
+                color=text_on(background),
                 text=escape(text[start:end]),
             )
         )

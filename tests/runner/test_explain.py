@@ -42,7 +42,7 @@ def test_a_text_is_explained_by_the_methods_own_values(model, tokenizer):
     assert [word.text for word in explanation.words] == ["a", "unwatchable", "film", "!"]
     torch.testing.assert_close(explanation.word_relevance[1], expected[2:5].sum(), rtol=1e-4, atol=1e-7)
     assert list(explanation.special_relevance) == ["[CLS] at 0", "[SEP] at 7"]
-    assert (explanation.is_signed, explanation.is_class_specific) == (True, True)
+    assert explanation.tone == "signed"
 
 
 def test_the_predicted_class_is_explained_by_default(model, tokenizer):
@@ -59,7 +59,7 @@ def test_classes_can_be_named_and_contrasted(model, tokenizer):
 
     explanation = explain(model, "a good film", tokenizer=tokenizer, target="two", against="five", labels=labels)
 
-    assert explanation.title == "Gradient Rollout for two against five"
+    assert explanation.title == "Gradient Rollout, evidence for two rather than five"
 
 
 def test_several_labels_have_probabilities_of_their_own(model, tokenizer):
@@ -89,7 +89,7 @@ def test_a_class_agnostic_method_says_so(model, tokenizer):
     explanation = explain(model, "a good film", tokenizer=tokenizer, method=AttentionRollout, target=1)
 
     assert explanation.title == "Attention Rollout (the same for every class)"
-    assert not explanation.is_class_specific
+    assert explanation.tone == "share"
 
 
 def image(width=52, height=30):

@@ -31,7 +31,7 @@ def test_every_patch_lies_on_its_own_pixels():
 
 
 def test_a_signed_map_has_zero_in_the_middle():
-    figure = image_figure(pixels(), [Panel("map", np.array([[-1.0, 4.0]]), is_signed=True)])
+    figure = image_figure(pixels(), [Panel("map", np.array([[-1.0, 4.0]]), tone="signed")])
 
     norm = figure.axes[1].get_images()[1].norm
     assert (norm.vmin, norm.vmax) == (-4.0, 4.0)
@@ -55,7 +55,7 @@ def test_several_maps_stand_side_by_side():
 
 
 def test_words_stand_in_the_order_of_the_text_with_dollars_as_dollars():
-    figure = word_figure(["a $5", "film$"], np.array([1.0, -2.0]), title="method", is_signed=True)
+    figure = word_figure(["a $5", "film$"], np.array([1.0, -2.0]), title="method", tone="signed")
 
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == [r"a \$5", r"film\$"]
@@ -66,6 +66,6 @@ def test_words_stand_in_the_order_of_the_text_with_dollars_as_dollars():
 def test_no_figure_is_left_in_pyplot():
     import matplotlib.pyplot as plt
 
-    word_figure(["a"], np.array([1.0]), title="method", is_signed=False)
+    word_figure(["a"], np.array([1.0]), title="method", tone="for")
 
     assert plt.get_fignums() == []

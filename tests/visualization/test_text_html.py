@@ -68,8 +68,11 @@ def _luminance(color):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.parametrize("tone", ["signed", "share"])
 @pytest.mark.parametrize("value", [step / 20 for step in range(-20, 21)])
-def test_text_is_legible_on_every_shade(value):
-    lighter, darker = sorted((_luminance(shade(value)), _luminance(text_on(value))), reverse=True)
+def test_text_is_legible_on_every_shade(value, tone):
+    background = shade(value, tone)
+
+    lighter, darker = sorted((_luminance(background), _luminance(text_on(background))), reverse=True)
 
     assert (lighter + 0.05) / (darker + 0.05) >= 4.5

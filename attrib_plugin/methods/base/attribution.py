@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from attrib_plugin.capture import call_probabilities
 from attrib_plugin.errors import InputError, NumericsWarning, TargetIgnoredWarning
@@ -24,6 +23,9 @@ from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
 from attrib_plugin.methods.base.targets import Target
 from attrib_plugin.postprocessing.grid import grid_to_pixels, tokens_to_grid
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _T = TypeVar("_T", Tensor, tuple[Tensor, ...])
 
@@ -116,8 +118,9 @@ class AttentionAttribution(Attribution):
 
         Args:
             inputs: Token ids (B,T), images (B,C,H,W) or embeddings (B,T,D), or a tuple with one of them.
-            target: Which output is explained, in any of Captum's forms; ``None`` is each sample's predicted class,
-                or the value itself for one output a sample. Class-agnostic methods ignore it.
+            target: Which output is explained, in any of Captum's forms; ``None`` is each sample's predicted class
+                (under ``NoiseTunnel`` that of every noisy copy), or the value itself for one output a sample.
+                Class-agnostic methods ignore it.
             additional_forward_args: Further positional arguments of the forward function.
             forward_kwargs: Keyword arguments of the forward function, such as ``attention_mask``.
             against: Explain output ``target`` minus output ``against`` (gradient methods).

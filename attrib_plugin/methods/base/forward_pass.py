@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib_plugin.capture import CaptureSession, call_padding, n_tokens, token_to_token
-from attrib_plugin.errors import InputError, TrainingModeWarning
+from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
 from attrib_plugin.methods.base.inputs import ModelInput, cut_target
 from attrib_plugin.methods.base.targets import Target, select_score, target_positions, unwrap_output
@@ -126,6 +126,7 @@ def _layout(
     if readout is None and subject.member.readout is None and output.dim() == 3 and output.shape[1] == tokens:
         # One output a token (token classification, language models): the target names the token that is read.
         readout = target_positions(target, given.batch_size)
+        _check_same_token(readout, target_positions(query.against, given.batch_size))
     facts = TokenFacts(
         n_tokens=tokens,
         batch_size=given.batch_size,
@@ -135,6 +136,14 @@ def _layout(
         like=calls[0].output,
     )
     return token_layout(subject.member, facts, readout=readout, grid=query.grid, prefix_tokens=query.prefix_tokens)
+
+
+def _check_same_token(target: Tensor | None, against: Tensor | None) -> None:
+    if target is not None and against is not None and not torch.equal(target, against):
+        raise TargetError(
+            f"target and against must name outputs of the same token, found {target.tolist()} and {against.tolist()}. "
+            "Say which token is read with readout=."
+        )
 
 
 def _cut_readout(readout: ReadoutArgument, part: slice, batch_size: int) -> ReadoutArgument:

@@ -123,7 +123,7 @@ def check_input(
     tensor = _only_tensor(inputs)
     _check_values(tensor)
     _check_against_model(tensor, forward_kwargs or {}, member)
-    _check_keywords(forward_kwargs or {}, len(tensor))
+    _check_keywords(forward_kwargs or {}, tensor)
     return ModelInput(
         tensor=tensor,
         in_tuple=isinstance(inputs, tuple),
@@ -216,12 +216,16 @@ def _check_ids(ids: Tensor, module: nn.Module) -> None:
         )
 
 
-def _check_keywords(keywords: Mapping[str, Any], batch_size: int) -> None:
+def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
     for name, value in keywords.items():
-        if isinstance(value, Tensor) and value.dim() > 1 and len(value) not in (1, batch_size):
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        # One value a token, the same for all samples, is the only vector that is not per sample.
+        lengths = (1, len(inputs)) if value.dim() > 1 else (1, len(inputs), inputs.shape[1])
+        if len(value) not in lengths:
             raise InputError(
-                f"forward_kwargs[{name!r}] has {len(value)} rows for {batch_size} samples. NoiseTunnel repeats samples "
-                "but not this keyword: give such tensors as additional_forward_args, which it does repeat."
+                f"forward_kwargs[{name!r}] has {len(value)} rows for {len(inputs)} samples. NoiseTunnel repeats "
+                "samples but not this keyword: give such tensors as additional_forward_args, which it does repeat."
             )
 
 

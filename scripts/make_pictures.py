@@ -1,0 +1,44 @@
+"""Make the pictures of README and docs from the demo's own explanations.
+
+Run: python scripts/make_pictures.py [--output docs/images]
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from attrib_plugin.app.demo import demo_steps
+
+WIDTH = 1400
+
+
+def main(output: Path) -> None:
+    """Write one picture a demo step, and the README's picture of digits above photograph."""
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for step in demo_steps():
+        section = step.run()
+        figure = section.image_figure() or section.explanations[0].figure()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        pictures[step.name] = picture = Image.open(buffer).convert("RGB")
+        picture.quantize(128).save(output / f"{step.name.replace(' ', '-')}.png", optimize=True)
+    parts = [_to_width(pictures[name]) for name in ("digits", "photo")]
+    whole = Image.new("RGB", (WIDTH, sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    whole.quantize(128).save(output / "readme.png", optimize=True)
+
+
+def _to_width(picture: Image.Image) -> Image.Image:
+    return picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("docs/images"))
+    main(parser.parse_args().output)
