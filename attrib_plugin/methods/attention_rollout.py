@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from attrib_plugin.functional import HeadFusion, discard_lowest, fuse_heads, mix_residual
-from attrib_plugin.methods.base import AttentionAttribution, AttentionLayer, RowBlock, layers_of
+from attrib_plugin.methods.base import AttentionAttribution, AttentionLayer, RowBlock, from_the_top, layers_of
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
 
 
@@ -83,7 +83,7 @@ class AttentionRollout(AttentionAttribution):
         return mix_residual(self._fused(block), self.residual, rows=block.rows)
 
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
-        for layer in reversed(layers[self.start_layer :]):
+        for layer in from_the_top(layers, self.start_layer):
             thinned = self.discard_ratio > 0
             readout = readout @ self._thinned(layer, layout) if thinned else layer.times(readout, self._mixed)
         return readout

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrib_plugin.functional import gradient_weighted_attention, row_normalized_gain
-from attrib_plugin.methods.base import AttentionAttribution, AttentionLayer, RowBlock, layers_of
+from attrib_plugin.methods.base import AttentionAttribution, AttentionLayer, RowBlock, from_the_top, layers_of
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
 
 _SIGNS: dict[str, tuple[Literal["positive", "negative"], ...]] = {
@@ -92,7 +92,7 @@ class GradientRollout(AttentionAttribution):
 
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
         gained = readout.new_zeros(len(_SIGNS[self.sign]), *readout.shape)
-        for layer in reversed(layers[self.start_layer :]):
+        for layer in from_the_top(layers, self.start_layer):
             # The start is carried beside the gain: added to it, small relevance would drown in the one.
             gained = gained + layer.times(readout + gained, self._gain)
         return self._net(gained) + readout if self.include_identity and self.sign != "signed" else self._net(gained)

@@ -24,7 +24,9 @@ def tokens_to_grid(
     Returns:
         The patch map, in the units of ``relevance``; ``LayerAttribution.interpolate`` takes it as it is.
     """
-    return relevance[:, prefix_tokens : prefix_tokens + grid[0] * grid[1]].reshape(len(relevance), 1, *grid)
+    patches = relevance[:, prefix_tokens : prefix_tokens + grid[0] * grid[1]]
+    # Captum's metrics take views of what they are given, so the map owns its memory.
+    return patches.reshape(len(relevance), 1, *grid).contiguous()
 
 
 def grid_to_pixels(

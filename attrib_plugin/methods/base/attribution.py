@@ -5,7 +5,6 @@ The base asks a method what it needs, never which method it is.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from attrib_plugin.capture import call_probabilities
 from attrib_plugin.errors import InputError, NumericsWarning, TargetIgnoredWarning
 from attrib_plugin.families import ReadoutArgument, find_member
+from attrib_plugin.methods.base.caller import warn_caller
 from attrib_plugin.methods.base.forward_pass import Query, Subject, explain_targets
 from attrib_plugin.methods.base.inputs import check_input
 from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
@@ -310,11 +310,10 @@ class AttentionAttribution(Attribution):
 
     def _explain(self, query: Query, read: Callable[[AttentionTrace], _T]) -> list[_T]:
         if not self.needs_gradients and not (query.targets == (None,) and query.against is None):
-            warnings.warn(
+            warn_caller(
                 f"{type(self).__name__} does not depend on the class: target and against are ignored, and the map is "
                 "the same for every class.",
                 TargetIgnoredWarning,
-                stacklevel=5,
             )
         return explain_targets(self._subject, query, self.needs_gradients, read)
 
@@ -325,10 +324,9 @@ class AttentionAttribution(Attribution):
         layout, inputs = trace.layout, query.given.tensor
         relevance = self._row(layers_of(trace), layout)
         if (silent := (relevance == 0).all(-1)).any():
-            warnings.warn(
+            warn_caller(
                 f"The relevance of {int(silent.sum())} of {len(silent)} samples is zero everywhere: {self._silence}",
                 NumericsWarning,
-                stacklevel=8,
             )
         if layout.grid is None:
             return (

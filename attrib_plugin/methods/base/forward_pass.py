@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from attrib_plugin.capture import CaptureSession, call_padding, n_tokens, token_to_token
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
+from attrib_plugin.methods.base.caller import warn_caller
 from attrib_plugin.methods.base.inputs import ModelInput, cut_target
 from attrib_plugin.methods.base.targets import Target, select_score, target_positions, unwrap_output
 from attrib_plugin.records import AttentionCall, AttentionTrace, TokenLayout
@@ -87,11 +87,10 @@ def explain_targets(subject: Subject, query: Query, gradients: bool, read: Calla
         One result a target, for all samples.
     """
     if subject.model.training:
-        warnings.warn(
+        warn_caller(
             f"{type(subject.model).__name__} is in training mode, so dropout changes its explanation from call to "
             "call. Call model.eval() first.",
             TrainingModeWarning,
-            stacklevel=6,
         )
     if (size := query.internal_batch_size) is not None and size < 1:
         raise InputError(f"internal_batch_size must be at least 1, not {size}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,13 @@ class AttentionLayer:
     Args:
         call: The recorded call.
         output_gradient: Gradient of the explained score with respect to the call's output.
+        position: Which layer of the model this is, from 0.
+        n_layers: How many layers the model has.
     """
 
-    def __init__(self, call: AttentionCall, output_gradient: Tensor | None) -> None:
+    def __init__(self, call: AttentionCall, output_gradient: Tensor | None, position: int, n_layers: int) -> None:
+        self.position = position
+        self.n_layers = n_layers
         self._call = call
         self._output_gradient = output_gradient
 
@@ -117,5 +121,25 @@ def layers_of(trace: AttentionTrace) -> list[AttentionLayer]:
     Returns:
         One layer a call.
     """
-    gradients = trace.output_gradients or (None,) * len(trace.calls)
-    return [AttentionLayer(call, gradient) for call, gradient in zip(trace.calls, gradients, strict=True)]
+    count = len(trace.calls)
+    gradients = trace.output_gradients or (None,) * count
+    return [AttentionLayer(call, gradients[i], i, count) for i, call in enumerate(trace.calls)]
+
+
+def from_the_top(layers: Sequence[AttentionLayer], start_layer: int = 0) -> list[AttentionLayer]:
+    """Layers from the top down to ``start_layer``.
+
+    Args:
+        layers: Some of the model's layers, from the input upwards.
+        start_layer: Lowest layer wanted, from 0.
+
+    Returns:
+        The layers; empty if all of them lie below ``start_layer``.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    count = layers[0].n_layers
+    if not 0 <= start_layer < count:
+        raise ValueError(f"start_layer must be one of the {count} layers 0 to {count - 1}, not {start_layer}.")
+    return [layer for layer in reversed(layers) if layer.position >= start_layer]

@@ -1,0 +1,23 @@
+"""Warnings that point at the line of the user's code that caused them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+_INSIDE = ("attrib_plugin", "captum")
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the first line outside of this package and Captum.
+
+    Captum wraps some of our calls and not others, so no fixed stack level is right.
+
+    Args:
+        message: What to say.
+        category: The warning's class.
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
