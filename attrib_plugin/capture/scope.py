@@ -73,7 +73,8 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
     remove = remove_all(handles)
     try:
         handles.append(model.register_forward_pre_hook(_begin_hook(), with_kwargs=True))
-        for name, module in model.named_modules():
+        for full_name, module in model.named_modules():
+            name = full_name.replace("_orig_mod.", "").removesuffix("_orig_mod")
             if _may_attend(module):
                 handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
                 handles.append(module.register_forward_hook(_leave_hook(model, name), always_call=True))

@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from attrib_plugin.capture.mode import AttentionMode
 from attrib_plugin.capture.scope import entered, innermost, install_hooks
 from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
-from attrib_plugin.capture.state import freeze_parameters, installed
+from attrib_plugin.capture.state import WHOLE_PROCESS, force_eager, freeze_parameters, installed, is_compiled
 from attrib_plugin.errors import CaptureError, NothingCapturedError, UnsupportedAttentionError
 from attrib_plugin.records import AttentionCall
 
@@ -47,6 +47,8 @@ class CaptureSession:
         with ExitStack() as stack:
             stack.enter_context(installed(self.model, "hooks", install_hooks))
             stack.enter_context(installed(self.model, "frozen parameters", freeze_parameters))
+            if is_compiled(self.model):
+                stack.enter_context(installed(WHOLE_PROCESS, "eager stance", force_eager))
             stack.enter_context(entered(self))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(self._gradients))

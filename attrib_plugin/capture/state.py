@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -21,6 +22,9 @@ class _Installation:
     sessions: int
     undo: Callable[[], None]
 
+
+WHOLE_PROCESS = nn.Module()
+"""Stands for the process where a change is not made on a model."""
 
 _lock = threading.RLock()
 _installed: dict[str, WeakKeyDictionary[nn.Module, _Installation]] = {}
@@ -71,6 +75,41 @@ def freeze_parameters(model: nn.Module) -> Callable[[], None]:
     def undo() -> None:
         for parameter in thawed:
             parameter.requires_grad_(True)
+
+    return undo
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether some part of a model was compiled by ``torch.compile`` or ``Module.compile``.
+
+    Args:
+        model: The model.
+
+    Returns:
+        True if dynamo would run instead of the modules themselves.
+    """
+    return any(
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+def force_eager(model: nn.Module) -> Callable[[], None]:
+    """Run compiled models as they were before compilation, in the whole process.
+
+    Dynamo cannot trace a capture session. The stance is global and must be taken back in the order in which it was
+    taken, so all sessions share one. Nothing is recompiled afterwards.
+
+    Args:
+        model: Not looked at; the stance is not a model's.
+
+    Returns:
+        The function that takes the stance back.
+    """
+    stance = torch.compiler.set_stance("force_eager")
+
+    def undo() -> None:
+        stance.__exit__(None, None, None)
 
     return undo
 

@@ -97,8 +97,9 @@ def _prefix(member: Member, facts: TokenFacts, grid: tuple[int, int], prefix_tok
     n_patches = grid[0] * grid[1]
     if prefix_tokens is None:
         knows = member.family.patch_grid is not None
-        prefix_tokens = member.family.prefix_tokens(member.module) if knows else facts.n_tokens - n_patches
-    if prefix_tokens < 0 or prefix_tokens + n_patches != facts.n_tokens:
+        # Without being told, one class token is the most that is believed of an unknown model.
+        prefix_tokens = member.family.prefix_tokens(member.module) if knows else int(facts.n_tokens == n_patches + 1)
+    if prefix_tokens + n_patches != facts.n_tokens:
         raise UnsupportedAttentionError(
             f"Attention of {_named(member)} is over {facts.n_tokens} tokens, which are not {prefix_tokens} prefix "
             f"tokens and {grid[0]} x {grid[1]} patches. If the attention is global, give grid=(rows, columns) and "

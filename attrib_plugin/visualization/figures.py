@@ -24,6 +24,9 @@ _COLORMAPS: dict[Tone, LinearSegmentedColormap] = {
 }
 
 
+_BAR: dict[str, Any] = {"orientation": "horizontal", "shrink": 0.85, "pad": 0.02}
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """One map beside the image that it belongs to.
@@ -56,9 +59,11 @@ def image_figure(pixels: NDArray[Any], panels: Sequence[Panel], *, title: str = 
     height, width = pixels.shape[:2]
     figure = Figure(figsize=(3.1 * (len(panels) + 1), 3.1 * height / width + 0.9), layout="constrained")
     axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
-    axes[0].imshow(pixels)
+    shown = axes[0].imshow(pixels)
     axes[0].set_title(title, fontsize=10)
     axes[0].set_axis_off()
+    # An unseen colour bar gives the image the size and place of the maps beside it.
+    figure.colorbar(shown, ax=axes[0], **_BAR).ax.set_visible(False)
     gray = np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1) * 0.55 + 0.45
     for axis, panel in zip(axes[1:], panels, strict=True):
         _draw_panel(figure, axis, panel, gray)
@@ -109,7 +114,7 @@ def _draw_panel(figure: Figure, axis: Any, panel: Panel, gray: NDArray[Any]) -> 
     )
     axis.set_title(_with_gaps(panel.title, panel.patches), fontsize=10)
     axis.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(norm, colormap), ax=axis, orientation="horizontal", shrink=0.85, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(norm, colormap), ax=axis, **_BAR)
     bar.ax.tick_params(labelsize=7)
     bar.ax.ticklabel_format(axis="x", scilimits=(-2, 3))
 
