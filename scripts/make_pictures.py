@@ -25,7 +25,7 @@ def main(output: Path) -> None:
         figure.savefig(buffer, format="png", dpi=130)
         pictures[step.name] = picture = Image.open(buffer).convert("RGB")
         picture.quantize(128).save(output / f"{step.name.replace(' ', '-')}.png", optimize=True)
-    parts = [_to_width(pictures[name]) for name in ("digits", "photo")]
+    parts = [_to_width(pictures[name]) for name in ("digits", "two objects")]
     whole = Image.new("RGB", (WIDTH, sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:

@@ -173,6 +173,7 @@ def store(model: nn.Module, name: str, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     halves = {key: weight.half().contiguous() for key, weight in model.state_dict().items()}
     save_file(halves, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner may read
 
 
 def train(options: argparse.Namespace) -> None:

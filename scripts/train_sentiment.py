@@ -244,9 +244,14 @@ def quantise_rows(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def store(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
     """Write weights, configuration and tokenizer into the folder ``output``."""
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(output)
+    tokenizer.backend_tokenizer.save(str(output / "tokenizer.json"))
+    # written by hand: the class that transformers 5 would name here is unknown to transformers 4
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512} | SPECIAL_TOKENS
+    (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(output)
     save_file(quantise_rows(model.state_dict()), output / "model.safetensors")
+    (output / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner may read
 
 
 # ------------------------------------------------------------------------------------ commands

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from attrib_plugin.errors import MissingDependencyError
 
@@ -166,11 +167,26 @@ def _with_weights(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     """Build a model and fill in the weights stored in ``folder``."""
     from safetensors.torch import load_file
 
-    # A constructor draws random weights; the caller's random numbers shall not depend on that.
-    with torch.random.fork_rng(devices=[]):
+    with _NothingDrawn():
         model = build()
     model.load_state_dict(dequantise(load_file(folder / "model.safetensors")))
     return model.float().eval()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skips the random numbers that constructors fill weights with.
+
+    Every weight is loaded afterwards, so drawing them would only take time (as long as all the rest
+    of loading) and change the random numbers of the caller.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _read_json(path: Path) -> Any:

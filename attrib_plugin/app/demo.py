@@ -42,7 +42,11 @@ def demo_steps() -> list[DemoStep]:
         The steps, in the order of the report.
     """
     texts = [DemoStep(f"text {number}", lambda text=text: _text(text)) for number, text in enumerate(SENTENCES, 1)]  # type: ignore[misc]
-    return [*texts, DemoStep("digits", _digits), DemoStep("photo", _photo)]
+    photos = [
+        DemoStep("photo", lambda: _photo("A photograph", "cat.jpg", ("cat",))),
+        DemoStep("two objects", lambda: _photo("Two objects, two classes", "cat-and-rocket.jpg", ("cat", "rocket"))),
+    ]
+    return [*texts, DemoStep("digits", _digits), *photos]
 
 
 def run_demo(
@@ -89,7 +93,7 @@ def _text(text: str) -> Section:
 
 def _digits() -> Section:
     bundle = load("multi-digits")
-    path = bundle.examples[0]
+    path = bundle.examples[-1]
     classes = _two_best(bundle, path)
     explanations = [_image(bundle, path, GradientRollout, target=target, sign="signed") for target in classes]
     explanations.append(_image(bundle, path, AttentionRollout))
@@ -101,20 +105,18 @@ def _digits() -> Section:
     )
 
 
-def _photo() -> Section:
+def _photo(title: str, name: str, targets: tuple[str, ...]) -> Section:
     from attrib_plugin.app.photo import load_photo_model
 
     bundle = load_photo_model()
-    path = bundle.examples[0]
-    explanations = [
-        _image(bundle, path, GradientRollout),
-        _image(bundle, path, GradientRollout, sign="signed"),
-        _image(bundle, path, AttentionRollout),
-    ]
+    path = next(path for path in bundle.examples if path.name == name)
+    explanations = [_image(bundle, path, GradientRollout, target=target) for target in targets]
+    explanations.append(_image(bundle, path, AttentionRollout))
     return Section(
-        "A photograph, by DINOv2 with a small head",
+        title,
         explanations,
-        "The head was not fitted on this photograph. It knows a handful of classes and is no general classifier.",
+        "A small head on DINOv2, fitted on a few dozen other photographs: a demonstration, no general classifier. The "
+        "head was not fitted on this picture.",
     )
 
 
