@@ -38,7 +38,6 @@ class AttentionCall:
         weights: Probabilities of an eager call, ``batch head query key`` or ``batch*head query key``.
         product: Maps ``weights`` to ``output``, where that is not ``weights @ value``.
         batch_size: Number of samples in the forward pass.
-        with_graph: Whether gradients were recorded when the call was made.
         in_training: Whether the model was in training mode, where dropout may thin probabilities.
     """
 
@@ -55,7 +54,6 @@ class AttentionCall:
     weights: Tensor | None = None
     product: Callable[[Tensor], Tensor] | None = None
     batch_size: int = 1
-    with_graph: bool = True
     in_training: bool = False
 
 

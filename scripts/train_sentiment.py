@@ -7,8 +7,8 @@ ratings in the source distribution of ``vaderSentiment`` 3.3.2 (MIT). Snippets r
 
 The vocabulary is pruned to the pieces that the training texts use, the encoder is fine-tuned for
 two epochs (the better one on the validation texts is kept), and the matrices are stored as int8
-with one scale a row. Result: one file of 16 MB, about 85 percent of unseen snippets right.
-Time: about five minutes on two free cores.
+with one scale a row. Result: one file of 16 MB, about 84 percent of unseen snippets right.
+Time: about twelve minutes on one core.
 
     python scripts/train_sentiment.py train --output attrib_plugin/app/models/sentiment
     python scripts/train_sentiment.py evaluate
@@ -39,7 +39,7 @@ from attrib_plugin.app import bundled
 
 LABELS = ("NEGATIVE", "POSITIVE")
 VADER_REQUIREMENT = "vaderSentiment==3.3.2"
-MAXIMUM_TOKENS = 96  # the longest snippets are cut in training; fewer than one in a hundred is longer
+MAXIMUM_TOKENS = 96  # no movie snippet is longer; bounds the texts of other sources
 SPECIAL_TOKENS = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",

@@ -112,7 +112,7 @@ def dequantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(".scale"):
             continue
         scale = weights.get(f"{name}.scale")
-        floats[name] = weight.float() if scale is None else weight.float() * scale.float()
+        floats[name] = weight.float() if scale is None else weight * scale.float()
     return floats
 
 
@@ -169,8 +169,8 @@ def _with_weights(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
 
     with _NothingDrawn():
         model = build()
-    model.load_state_dict(dequantise(load_file(folder / "model.safetensors")))
-    return model.float().eval()
+    model.load_state_dict(dequantise(load_file(folder / "model.safetensors")), assign=True)
+    return model.eval()
 
 
 class _NothingDrawn(TorchFunctionMode):

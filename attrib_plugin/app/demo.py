@@ -109,7 +109,7 @@ def _photo(title: str, name: str, targets: tuple[str, ...]) -> Section:
     from attrib_plugin.app.photo import load_photo_model
 
     bundle = load_photo_model()
-    path = next(path for path in bundle.examples if path.name == name)
+    path = next(path for path in map(Path, bundle.examples) if path.name == name)
     explanations = [_image(bundle, path, GradientRollout, target=target) for target in targets]
     explanations.append(_image(bundle, path, AttentionRollout))
     return Section(

@@ -196,7 +196,6 @@ class CaptureSession:
                 name=self.module_name,
                 output=output,
                 batch_size=len(output) if self.batch_size is None else self.batch_size,
-                with_graph=torch.is_grad_enabled(),
                 in_training=self.model.training,
                 **fields,
             )

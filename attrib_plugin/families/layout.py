@@ -99,7 +99,7 @@ def _prefix(member: Member, facts: TokenFacts, grid: tuple[int, int], prefix_tok
         knows = member.family.patch_grid is not None
         # Without being told, one class token is the most that is believed of an unknown model.
         prefix_tokens = member.family.prefix_tokens(member.module) if knows else int(facts.n_tokens == n_patches + 1)
-    if prefix_tokens + n_patches != facts.n_tokens:
+    if prefix_tokens < 0 or prefix_tokens + n_patches != facts.n_tokens:
         raise UnsupportedAttentionError(
             f"Attention of {_named(member)} is over {facts.n_tokens} tokens, which are not {prefix_tokens} prefix "
             f"tokens and {grid[0]} x {grid[1]} patches. If the attention is global, give grid=(rows, columns) and "
@@ -155,14 +155,14 @@ def _given_weights(readout: Tensor, facts: TokenFacts) -> Tensor:
                 f"{readout.dtype} {tuple(readout.shape)}. NoiseTunnel repeats samples but not this keyword: give one "
                 "int, or set readout in the constructor."
             )
-        return _one_hot(weights, readout.to(weights.device))
+        return _one_hot(weights, readout.to(weights.device, torch.int64))
     if readout.shape not in ((tokens,), (batch, tokens)):
         raise InputError(
             f"A readout of weights must have shape ({tokens},) or ({batch}, {tokens}), not {tuple(readout.shape)}. "
             "NoiseTunnel repeats samples but not this keyword: give weights of one sample."
         )
-    if not torch.isfinite(readout).all() or (readout < 0).any() or not readout.any():
-        raise InputError("Weights of a readout must be finite, non-negative and not all zero.")
+    if not torch.isfinite(readout).all() or (readout < 0).any() or not readout.any(-1).all():
+        raise InputError("Weights of a readout must be finite, non-negative and not all zero for any sample.")
     return weights + readout.to(weights)
 
 

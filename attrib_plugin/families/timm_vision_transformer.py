@@ -10,7 +10,7 @@ _DISTILLED = Readout(prefix=(0.5, 0.5))
 
 
 def _readout(module: Any) -> Readout | None:
-    if type(module).__name__ == "VisionTransformerDistilled":
+    if any(cls.__name__ == "VisionTransformerDistilled" for cls in type(module).__mro__):
         return _DISTILLED
     if module.global_pool == "token":
         return CLS

@@ -43,8 +43,8 @@ def test_enough_digits_are_detected(detected):
 def test_gradient_rollout_points_at_the_digit_that_is_asked_for(detected):
     found = shares(GradientRollout, detected)
 
-    # Chance is 0.25; measured values stand in the model card and in the docs.
-    assert found.mean() > 0.42
+    # Chance is 0.25; measured by benchmarks/localisation.py: 0.476.
+    assert found.mean() > 0.44
     assert (found > 0.25).float().mean() > 0.75
 
 
@@ -52,4 +52,4 @@ def test_gradient_rollout_points_at_the_digit_that_is_asked_for(detected):
 def test_class_agnostic_methods_are_at_chance(detected, method):
     found = shares(method, detected)
 
-    assert 0.2 < found.mean() < 0.3
+    assert 0.2 < found.mean() < 0.33
