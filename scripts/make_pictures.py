@@ -11,7 +11,7 @@ from PIL import Image
 
 from attrib_plugin.app.demo import demo_steps
 
-WIDTH = 1400
+WIDTH = 1200
 
 
 def main(output: Path) -> None:
@@ -22,16 +22,16 @@ def main(output: Path) -> None:
         section = step.run()
         figure = section.image_figure() or section.explanations[0].figure()
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
+        figure.savefig(buffer, format="png", dpi=110)
         pictures[step.name] = picture = Image.open(buffer).convert("RGB")
-        picture.quantize(128).save(output / f"{step.name.replace(' ', '-')}.png", optimize=True)
+        picture.save(output / f"{step.name.replace(' ', '-')}.png", optimize=True)
     parts = [_to_width(pictures[name]) for name in ("digits", "two objects")]
     whole = Image.new("RGB", (WIDTH, sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:
         whole.paste(part, (0, top))
         top += part.height
-    whole.quantize(128).save(output / "readme.png", optimize=True)
+    whole.save(output / "readme.png", optimize=True)
 
 
 def _to_width(picture: Image.Image) -> Image.Image:
