@@ -1,6 +1,6 @@
 """What Captum users already own, on our methods: python examples/captum_workflow.py FOLDER."""
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -75,5 +75,7 @@ def explain_text() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    explain_images(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo-output/examples"))
+    explain_images(parser.parse_args().output)
     explain_text()

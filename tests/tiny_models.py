@@ -55,11 +55,20 @@ def _hf(kind: str, config_name: str, task: str, implementation: str, **config: A
 
 
 _BERT = dict(
-    vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+    vocab_size=60,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
     max_position_embeddings=40,
 )
 _HF_VIT = dict(
-    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, image_size=(24, 40), patch_size=8,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    image_size=(24, 40),
+    patch_size=8,
 )
 
 
@@ -82,7 +91,7 @@ def _torchvision(implementation: str) -> nn.Module:
 
 
 class EncoderClassifier(nn.Module):
-    """Token embedding, ``nn.TransformerEncoder``, masked mean, linear head: a model that no family table knows whole."""
+    """Token embedding, ``nn.TransformerEncoder``, masked mean, linear head: a model that no table knows whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,8 +118,16 @@ FAMILIES: dict[str, TinyFamily] = {
     "roberta": _text(partial(_hf, "roberta", "RobertaConfig", "SequenceClassification", **_BERT)),
     "distilbert": _text(
         partial(
-            _hf, "distilbert", "DistilBertConfig", "SequenceClassification",
-            vocab_size=60, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=40,
+            _hf,
+            "distilbert",
+            "DistilBertConfig",
+            "SequenceClassification",
+            vocab_size=60,
+            dim=32,
+            n_layers=3,
+            n_heads=4,
+            hidden_dim=48,
+            max_position_embeddings=40,
         )
     ),
     "hf_vit": _image(
@@ -118,17 +135,36 @@ FAMILIES: dict[str, TinyFamily] = {
     ),
     "dinov2": _image(
         partial(
-            _hf, "dinov2", "Dinov2Config", "ImageClassification",
-            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, image_size=40, patch_size=8,
+            _hf,
+            "dinov2",
+            "Dinov2Config",
+            "ImageClassification",
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            mlp_ratio=2,
+            image_size=40,
+            patch_size=8,
         ),
-        prefix_tokens=1, softmax_in_float32=True,
+        prefix_tokens=1,
+        softmax_in_float32=True,
     ),
     "dinov2_registers": _image(
         partial(
-            _hf, "dinov2_with_registers", "Dinov2WithRegistersConfig", "ImageClassification", num_register_tokens=2,
-            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, image_size=40, patch_size=8,
+            _hf,
+            "dinov2_with_registers",
+            "Dinov2WithRegistersConfig",
+            "ImageClassification",
+            num_register_tokens=2,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            mlp_ratio=2,
+            image_size=40,
+            patch_size=8,
         ),
-        prefix_tokens=3, softmax_in_float32=True,
+        prefix_tokens=3,
+        softmax_in_float32=True,
     ),
     "timm_vit": _image(_timm, prefix_tokens=1),
     "timm_distilled": _image(partial(_timm, class_name="VisionTransformerDistilled"), prefix_tokens=2),
@@ -138,8 +174,12 @@ FAMILIES: dict[str, TinyFamily] = {
         _torchvision, "image", implementations=("sdpa",), prefix_tokens=1, grid=(4, 4), image_size=(32, 32)
     ),
     "torch_encoder": TinyFamily(
-        lambda implementation: EncoderClassifier(), "text", options={"readout": "mean"}, implementations=("sdpa",),
-        mask_name="padding", mask_is_padding=True,
+        lambda implementation: EncoderClassifier(),
+        "text",
+        options={"readout": "mean"},
+        implementations=("sdpa",),
+        mask_name="padding",
+        mask_is_padding=True,
     ),
 }
 
