@@ -1,4 +1,7 @@
-"""What Captum users already own, on our methods: python examples/captum_workflow.py FOLDER."""
+"""What Captum users already own, on our methods.
+
+Run: python examples/captum_workflow.py [--output FOLDER]
+"""
 
 import argparse
 from pathlib import Path
