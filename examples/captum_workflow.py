@@ -18,6 +18,7 @@ from attrib_plugin.evaluation import TokenMask, TokenSwap
 
 
 def explain_images(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     digits = bundled.load("multi-digits")
     images = torch.stack([digits.transform(Image.open(path)) for path in digits.examples[:2]])
     predicted = digits.model(images).argmax(-1)
