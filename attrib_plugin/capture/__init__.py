@@ -4,6 +4,7 @@ from attrib_plugin.capture.attention import CapturedAttention, CapturedCall, cap
 from attrib_plugin.capture.reading import call_gradient, call_padding, call_probabilities
 from attrib_plugin.capture.selection import n_tokens, token_to_token
 from attrib_plugin.capture.session import CaptureSession
+from attrib_plugin.capture.state import is_training
 
 __all__ = [
     "CaptureSession",
@@ -13,6 +14,7 @@ __all__ = [
     "call_padding",
     "call_probabilities",
     "capture_attention",
+    "is_training",
     "n_tokens",
     "token_to_token",
 ]

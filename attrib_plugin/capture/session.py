@@ -13,7 +13,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from attrib_plugin.capture.mode import AttentionMode
 from attrib_plugin.capture.scope import entered, innermost, install_hooks
 from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
-from attrib_plugin.capture.state import WHOLE_PROCESS, force_eager, freeze_parameters, installed, is_compiled
+from attrib_plugin.capture.state import (
+    WHOLE_PROCESS,
+    force_eager,
+    freeze_parameters,
+    installed,
+    is_compiled,
+    is_training,
+)
 from attrib_plugin.errors import CaptureError, NothingCapturedError, UnsupportedAttentionError
 from attrib_plugin.records import AttentionCall
 
@@ -41,6 +48,7 @@ class CaptureSession:
         # Where gradients are taken. Not at the output tensors, which the model may change in place later.
         self._nodes: list[GradientEdge | None] = []
         self._gradients = gradients
+        self._in_training = is_training(model)
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
@@ -196,7 +204,7 @@ class CaptureSession:
                 name=self.module_name,
                 output=output,
                 batch_size=len(output) if self.batch_size is None else self.batch_size,
-                in_training=self.model.training,
+                in_training=self._in_training,
                 **fields,
             )
         )

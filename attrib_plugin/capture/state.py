@@ -79,6 +79,18 @@ def freeze_parameters(model: nn.Module) -> Callable[[], None]:
     return undo
 
 
+def is_training(model: nn.Module) -> bool:
+    """Whether some part of a model is in training mode.
+
+    Args:
+        model: The model.
+
+    Returns:
+        True if a module without children is; a wrapper that was never told to evaluate does not count.
+    """
+    return any(module.training for module in model.modules() if next(module.children(), None) is None)
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Whether some part of a model was compiled by ``torch.compile`` or ``Module.compile``.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attrib_plugin.capture import CaptureSession, call_padding, n_tokens, token_to_token
+from attrib_plugin.capture import CaptureSession, call_padding, is_training, n_tokens, token_to_token
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
 from attrib_plugin.methods.base.caller import warn_caller
@@ -86,7 +86,7 @@ def explain_targets(subject: Subject, query: Query, gradients: bool, read: Calla
     Returns:
         One result a target, for all samples.
     """
-    if subject.model.training:
+    if is_training(subject.model):
         warn_caller(
             f"{type(subject.model).__name__} is in training mode, so dropout changes its explanation from call to "
             "call. Call model.eval() first.",

@@ -230,5 +230,8 @@ def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
 
 
 def _takes_embeddings(forward_func: Callable[..., Any]) -> bool:
+    wrapped = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+    while attribute := wrapped.get(type(forward_func).__name__):
+        forward_func = getattr(forward_func, attribute)
     forward = forward_func.forward if isinstance(forward_func, nn.Module) else forward_func
     return "inputs_embeds" in inspect.signature(forward).parameters
