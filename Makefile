@@ -9,7 +9,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/attrib-plugin demo --output demo-output
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(VENV)/.installed-dev $(VENV)/.installed-docs
 	$(BIN)/ruff format --check .

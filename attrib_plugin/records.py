@@ -65,11 +65,15 @@ class Readout:
         prefix: Share of each prefix token (class token, distillation token), in order.
         rest: Share spread evenly over all other tokens that are not padding.
         last: Share of the last token that is not padding.
+        every: Share spread evenly over all tokens that are not padding, prefix tokens too.
+        pool: Share given out as the model's attention pooling does, by its probabilities averaged over heads.
     """
 
     prefix: tuple[float, ...] = ()
     rest: float = 0.0
     last: float = 0.0
+    every: float = 0.0
+    pool: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,8 @@ class TokenLayout:
         grid: Rows and columns of image patches; ``None`` for text.
         padding: True at tokens that no query may attend to; ``None`` when every token is real.
         family: Name of the recognised model family, for messages.
+        patch_size: Height and width of a patch in pixels, the first at the top left; ``None`` for text, and for
+            images whose grid is spread evenly.
     """
 
     readout: Float[Tensor, "batch token"]
@@ -90,6 +96,7 @@ class TokenLayout:
     grid: tuple[int, int] | None = None
     padding: Bool[Tensor, "batch token"] | None = None
     family: str = "unknown"
+    patch_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

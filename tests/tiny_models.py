@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -54,6 +55,13 @@ def _hf(kind: str, config_name: str, task: str, implementation: str, **config: A
     return getattr(transformers, f"AutoModelFor{task}").from_config(settings)
 
 
+def _hf_model(model_name: str, config_name: str, implementation: str, **config: Any) -> nn.Module:
+    import transformers
+
+    settings = getattr(transformers, config_name)(num_labels=N_CLASSES, attn_implementation=implementation, **config)
+    return getattr(transformers, model_name)(settings)
+
+
 _BERT = dict(
     vocab_size=60,
     hidden_size=32,
@@ -72,16 +80,74 @@ _HF_VIT = dict(
 )
 
 
-def _timm(implementation: str, class_name: str = "VisionTransformer", **config: Any) -> nn.Module:
-    import timm.models.deit
-    import timm.models.vision_transformer
-
-    home = timm.models.vision_transformer if class_name == "VisionTransformer" else timm.models.deit
+def _timm(implementation: str, class_name: str = "vision_transformer.VisionTransformer", **config: Any) -> nn.Module:
+    home, name = class_name.split(".")
     settings = dict(img_size=(24, 40), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=N_CLASSES)
-    model = getattr(home, class_name)(**{**settings, **config})
-    for block in model.blocks:
-        block.attn.fused_attn = implementation == "sdpa"
+    model = getattr(import_module(f"timm.models.{home}"), name)(**{**settings, **config})
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = implementation == "sdpa"
     return model
+
+
+def _naflex(implementation: str) -> nn.Module:
+    from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
+
+    settings = NaFlexVitCfg(
+        patch_size=8, embed_dim=32, depth=3, num_heads=4, class_token=True, reg_tokens=2, global_pool="avg"
+    )
+    model = NaFlexVit(settings, num_classes=N_CLASSES)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = implementation == "sdpa"
+    return model
+
+
+class ReadsField(nn.Module):
+    """A transformers model without a classifier; the first entries of a field of its output stand for classes."""
+
+    def __init__(self, body: nn.Module, field_name: str) -> None:
+        super().__init__()
+        self.body = body
+        self.field_name = field_name
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        keywords = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return self.body(inputs, **keywords)[self.field_name][:, :N_CLASSES]
+
+
+def _dinov3(implementation: str) -> nn.Module:
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    config = DINOv3ViTConfig(num_register_tokens=2, attn_implementation=implementation, **_HF_VIT)
+    return ReadsField(DINOv3ViTModel(config), "pooler_output")
+
+
+def _hf_tower(config_name: str, model_name: str, implementation: str, **config: Any) -> nn.Module:
+    """A tower of CLIP or SigLIP: with its projection, or inside a classifier made from the two towers' config."""
+    import transformers
+
+    vision = {**_HF_VIT, "image_size": 32, "projection_dim": N_CLASSES, **config}
+    settings = getattr(transformers, config_name)
+    if config_name.endswith("VisionConfig"):
+        return getattr(transformers, model_name)(settings(attn_implementation=implementation, **vision))
+    whole = settings(vision_config=vision, num_labels=N_CLASSES, attn_implementation=implementation)
+    return getattr(transformers, model_name)(whole)
+
+
+def _clip_text(implementation: str) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    # The end of text is the highest id of each sample, as in the checkpoints of OpenAI.
+    config = CLIPTextConfig(
+        attn_implementation=implementation,
+        projection_dim=N_CLASSES,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        **_BERT,
+    )
+    return ReadsField(CLIPTextModelWithProjection(config), "text_embeds")
 
 
 def _torchvision(implementation: str) -> nn.Module:
@@ -110,6 +176,33 @@ class EncoderClassifier(nn.Module):
         return self.head((encoded * real).sum(1) / real.sum(1))
 
 
+class Decoder(nn.Module):
+    """A decoder that classifies, called with ids and mask: for embeddings it would read the last token, a padding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.model(ids, attention_mask=attention_mask).logits
+
+
+def _decoder(kind: str, config_name: str, implementation: str, **config: Any) -> nn.Module:
+    return Decoder(_hf(kind, config_name, "SequenceClassification", implementation, pad_token_id=1, **config))
+
+
+def _own_attention(kind: str, config_name: str, implementation: str, **config: Any) -> nn.Module:
+    return _hf(kind, config_name, "SequenceClassification", "eager", **config)
+
+
+_LLAMA = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
+_DISENTANGLED = {
+    **_BERT,
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 _text = partial(TinyFamily, modality="text", mask_name="attention_mask")
 _image = partial(TinyFamily, modality="image", image_size=(24, 40), grid=(3, 5))
 
@@ -129,6 +222,53 @@ FAMILIES: dict[str, TinyFamily] = {
             hidden_dim=48,
             max_position_embeddings=40,
         )
+    ),
+    "albert": _text(partial(_hf, "albert", "AlbertConfig", "SequenceClassification", embedding_size=16, **_BERT)),
+    "deberta": _text(partial(_own_attention, "deberta", "DebertaConfig", **_DISENTANGLED), implementations=("eager",)),
+    "deberta_v2": _text(
+        partial(
+            _own_attention,
+            "deberta_v2",
+            "DebertaV2Config",
+            position_buckets=4,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            **_DISENTANGLED,
+        ),
+        implementations=("eager",),
+    ),
+    "mpnet": _text(partial(_own_attention, "mpnet", "MPNetConfig", **_BERT), implementations=("eager",)),
+    "roformer": _text(partial(_own_attention, "roformer", "RoFormerConfig", **_BERT), implementations=("eager",)),
+    "modernbert": _text(
+        partial(
+            _hf,
+            "modernbert",
+            "ModernBertConfig",
+            "SequenceClassification",
+            global_attn_every_n_layers=2,
+            local_attention=6,
+            classifier_pooling="mean",
+            **{**_BERT, "pad_token_id": 1, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+        ),
+        softmax_in_float32=True,
+    ),
+    "gpt2": _text(
+        partial(
+            _decoder,
+            "gpt2",
+            "GPT2Config",
+            vocab_size=60,
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            n_positions=40,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    ),
+    "llama": _text(partial(_decoder, "llama", "LlamaConfig", **_LLAMA), softmax_in_float32=True),
+    "mistral": _text(
+        partial(_decoder, "mistral", "MistralConfig", sliding_window=4, **_LLAMA), softmax_in_float32=True
     ),
     "hf_vit": _image(
         partial(_hf, "vit", "ViTConfig", "ImageClassification", **_HF_VIT), prefix_tokens=1, softmax_in_float32=True
@@ -167,9 +307,113 @@ FAMILIES: dict[str, TinyFamily] = {
         softmax_in_float32=True,
     ),
     "timm_vit": _image(_timm, prefix_tokens=1),
-    "timm_distilled": _image(partial(_timm, class_name="VisionTransformerDistilled"), prefix_tokens=2),
+    "timm_distilled": _image(partial(_timm, class_name="deit.VisionTransformerDistilled"), prefix_tokens=2),
     "timm_registers": _image(partial(_timm, reg_tokens=4), prefix_tokens=5),
     "timm_average": _image(partial(_timm, class_token=False, global_pool="avg"), prefix_tokens=0),
+    "timm_average_with_class_token": _image(
+        partial(_timm, global_pool="avg", pool_include_prefix=True), prefix_tokens=1
+    ),
+    "timm_average_of_patches": _image(partial(_timm, global_pool="avg"), prefix_tokens=1),
+    "timm_deit3": _image(partial(_timm, no_embed_class=True, init_values=0.1), prefix_tokens=1),
+    "timm_siglip": _image(partial(_timm, class_token=False, global_pool="map"), prefix_tokens=0),
+    "timm_pool_of_patches": _image(
+        partial(_timm, reg_tokens=2, global_pool="map", pool_include_prefix=False), prefix_tokens=3
+    ),
+    "timm_beit": _image(
+        partial(_timm, class_name="beit.Beit", use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1),
+        prefix_tokens=1,
+    ),
+    "timm_eva02": _image(
+        partial(_timm, class_name="eva.Eva", use_rot_pos_emb=True, swiglu_mlp=True, scale_mlp=True), prefix_tokens=1
+    ),
+    "timm_dinov3": _image(
+        partial(
+            _timm,
+            class_name="eva.Eva",
+            attn_type="rope",
+            use_rot_pos_emb=True,
+            use_abs_pos_emb=False,
+            rope_type="dinov3",
+            rope_rotate_half=True,
+            num_reg_tokens=4,
+            dynamic_img_size=True,
+            use_fc_norm=False,
+            init_values=0.1,
+        ),
+        prefix_tokens=5,
+    ),
+    "timm_naflex": _image(_naflex, prefix_tokens=3),
+    "timm_relpos": _image(partial(_timm, class_name="vision_transformer_relpos.VisionTransformerRelPos")),
+    "hf_deit": _image(
+        partial(_hf_model, "DeiTForImageClassification", "DeiTConfig", **_HF_VIT),
+        prefix_tokens=2,
+        softmax_in_float32=True,
+    ),
+    "hf_deit_teacher": _image(
+        partial(_hf_model, "DeiTForImageClassificationWithTeacher", "DeiTConfig", **_HF_VIT),
+        prefix_tokens=2,
+        softmax_in_float32=True,
+    ),
+    "hf_beit": _image(
+        partial(_hf_model, "BeitForImageClassification", "BeitConfig", use_relative_position_bias=True, **_HF_VIT),
+        prefix_tokens=1,
+        softmax_in_float32=True,
+    ),
+    "hf_data2vec_vision": _image(
+        partial(
+            _hf_model,
+            "Data2VecVisionForImageClassification",
+            "Data2VecVisionConfig",
+            use_shared_relative_position_bias=True,
+            **_HF_VIT,
+        ),
+        prefix_tokens=1,
+        softmax_in_float32=True,
+    ),
+    "hf_vit_msn": _image(
+        partial(_hf_model, "ViTMSNForImageClassification", "ViTMSNConfig", **_HF_VIT),
+        prefix_tokens=1,
+        softmax_in_float32=True,
+    ),
+    "hf_ijepa": _image(
+        partial(_hf_model, "IJepaForImageClassification", "IJepaConfig", **_HF_VIT), softmax_in_float32=True
+    ),
+    "hf_dinov3": _image(_dinov3, options={"readout": "cls"}, prefix_tokens=3, softmax_in_float32=True),
+    "hf_clip_vision": TinyFamily(
+        lambda implementation: ReadsField(
+            _hf_tower("CLIPVisionConfig", "CLIPVisionModelWithProjection", implementation), "image_embeds"
+        ),
+        "image",
+        prefix_tokens=1,
+        grid=(4, 4),
+        image_size=(32, 32),
+        softmax_in_float32=True,
+    ),
+    "hf_clip_text": _text(_clip_text, softmax_in_float32=True),
+    "hf_clip_classifier": TinyFamily(
+        partial(_hf_tower, "CLIPConfig", "CLIPForImageClassification"),
+        "image",
+        prefix_tokens=1,
+        grid=(4, 4),
+        image_size=(32, 32),
+        softmax_in_float32=True,
+    ),
+    "hf_siglip_vision": TinyFamily(
+        lambda implementation: ReadsField(
+            _hf_tower("SiglipVisionConfig", "SiglipVisionModel", implementation), "pooler_output"
+        ),
+        "image",
+        grid=(4, 4),
+        image_size=(32, 32),
+        softmax_in_float32=True,
+    ),
+    "hf_siglip_classifier": TinyFamily(
+        partial(_hf_tower, "SiglipConfig", "SiglipForImageClassification"),
+        "image",
+        grid=(4, 4),
+        image_size=(32, 32),
+        softmax_in_float32=True,
+    ),
     "torchvision_vit": TinyFamily(
         _torchvision, "image", implementations=("sdpa",), prefix_tokens=1, grid=(4, 4), image_size=(32, 32)
     ),

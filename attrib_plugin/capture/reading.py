@@ -73,8 +73,7 @@ def call_padding(call: AttentionCall) -> Bool[Tensor, "batch key"] | None:
         True at padding; ``None`` when every key is attended to.
     """
     if call.weights is not None:
-        padding = _by_sample(call.weights, call).amax((1, 2)) == 0
-        return padding if padding.any() else None
+        return _eager_padding(_by_sample(call.weights, call))
     if call.mask is None:
         return None
     mask = call.mask
@@ -83,6 +82,21 @@ def call_padding(call: AttentionCall) -> Bool[Tensor, "batch key"] | None:
         visible = visible.unsqueeze(0)
     padding = ~visible.any(2).any(1)
     return padding.expand(call.batch_size, -1) if padding.any() else None
+
+
+def _eager_padding(weights: Tensor) -> Tensor | None:
+    """Keys that no query attends to, except queries that attend to everything alike.
+
+    Eager attention of transformers adds the lowest number to masked scores, so that the row of a query without any key
+    is uniform. Such rows would make padding look like text.
+    """
+    uniform = (weights == weights[..., :1]).all(-1).all(1)
+    attended = (weights > 0).any(1) & ~uniform[..., None]
+    # A key that only a causal mask hides from the others is no padding, though its own row may be uniform.
+    looks_ahead = attended.triu(1).flatten(1).any(-1, keepdim=True)
+    has_later = (~uniform).flip(-1).cumsum(-1).flip(-1) > 0
+    padding = ~attended.any(1) & (looks_ahead | has_later)
+    return padding if padding.any() else None
 
 
 def _by_sample(tensor: Tensor, call: AttentionCall) -> Tensor:

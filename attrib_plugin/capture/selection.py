@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from torch import Tensor
+
+from attrib_plugin.capture.reading import call_probabilities
 from attrib_plugin.errors import UnsupportedAttentionError
 from attrib_plugin.records import AttentionCall
 
@@ -13,19 +16,22 @@ def token_to_token(calls: tuple[AttentionCall, ...], *, allow_pooling: bool) -> 
 
     Args:
         calls: All calls of a forward pass.
-        allow_pooling: Whether pooling attention may be left aside, because the user says what is read out.
+        allow_pooling: Whether pooling attention after the last layer may be left aside, because it is known what
+            is read out.
 
     Returns:
         The self-attention calls, in order, all over the same number of tokens.
 
     Raises:
-        UnsupportedAttentionError: If other attention takes part, the number of tokens changes, samples are cut
-            into windows, or rows are no probabilities.
+        UnsupportedAttentionError: If other attention takes part, layers run side by side, the number of tokens
+            changes, samples are cut into windows, or rows are no probabilities.
     """
     chosen = tuple(call for call in calls if call.kind in ("self", "causal"))
-    other = [call for call in calls if call.kind == "cross" or (call.kind == "pool" and not allow_pooling)]
+    top = chosen[-1].index if chosen else len(calls)
+    aside = [call for call in calls if call.kind == "pool" and allow_pooling and call.index > top]
+    other = [call for call in calls if call not in chosen and call not in aside]
     if other:
-        remedy = " Say what it reads with readout=weights." if other[0].kind == "pool" else ""
+        remedy = " Say what it reads with readout=weights." if other[0].kind == "pool" and not allow_pooling else ""
         raise UnsupportedAttentionError(
             f"{other[0].name!r} is {other[0].kind} attention ({len(other)} of {len(calls)} calls); this method follows "
             f"self-attention over one sequence of tokens.{remedy}"
@@ -38,10 +44,27 @@ def token_to_token(calls: tuple[AttentionCall, ...], *, allow_pooling: bool) -> 
             f"The number of tokens changes between layers ({', '.join(map(str, sizes))}): hierarchical attention "
             "cannot be followed from token to token by this method."
         )
+    _check_one_after_another(chosen)
     for call in chosen:
         _check_samples(call)
         _check_probabilities(call)
     return chosen
+
+
+def pooling_weights(calls: tuple[AttentionCall, ...]) -> Tensor | None:
+    """How much of each token the attention pooling of a model reads.
+
+    Args:
+        calls: All calls of a forward pass.
+
+    Returns:
+        Probabilities ``batch token`` averaged over heads; ``None`` unless exactly one call pools with one query.
+    """
+    pools = [call for call in calls if call.kind == "pool"]
+    if len(pools) != 1:
+        return None
+    probabilities = call_probabilities(pools[0])
+    return probabilities.mean(1)[:, 0] if probabilities.shape[-2] == 1 else None
 
 
 def n_tokens(calls: tuple[AttentionCall, ...]) -> int:
@@ -59,6 +82,15 @@ def n_tokens(calls: tuple[AttentionCall, ...]) -> int:
 def _n_tokens(call: AttentionCall) -> int:
     tensor = call.query if call.weights is None else call.weights
     return 0 if tensor is None else tensor.shape[-2]
+
+
+def _check_one_after_another(calls: tuple[AttentionCall, ...]) -> None:
+    values = Counter((call.name, call.value.data_ptr()) for call in calls if call.value is not None)
+    if values and max(values.values()) > 1:
+        raise UnsupportedAttentionError(
+            "Several attention calls weigh the same values side by side (differential attention), so they are no "
+            "layers one after another and cannot be followed from token to token."
+        )
 
 
 def _check_samples(call: AttentionCall) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -95,12 +96,15 @@ class CaptureSession:
             )
         return tuple(self._calls)
 
-    def output_gradients(self, score: Tensor, *, retain_graph: bool = False) -> tuple[Tensor, ...]:
-        """Gradient of a score with respect to the output of every call; one backward pass.
+    def output_gradients(
+        self, score: Tensor, *, retain_graph: bool = False, calls: Sequence[AttentionCall] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Gradient of a score with respect to the output of calls; one backward pass.
 
         Args:
             score: Scalar, or one score a sample (their sum is differentiated; samples do not mix).
             retain_graph: Whether another backward pass will follow.
+            calls: Some of the calls; ``None`` is all of them.
 
         Returns:
             Tensors of the shapes of the outputs, in units of the score; ``.grad`` of nothing is touched.
@@ -109,15 +113,16 @@ class CaptureSession:
             CaptureError: If the score has no graph.
             UnsupportedAttentionError: If some call is cut off from the score, by ``no_grad`` or ``detach``.
         """
-        calls = self.calls
+        calls = self.calls if calls is None else calls
         if not score.requires_grad:
             raise CaptureError(
                 "The explained score does not depend on any captured attention: its graph is missing. Expected a "
                 "differentiable function of the model's output, computed inside the session."
             )
-        nodes = [node for node in self._nodes if node is not None]
+        wanted = [self._nodes[call.index] for call in calls]
+        nodes = [node for node in wanted if node is not None]
         found = iter(torch.autograd.grad(score.sum(), nodes, retain_graph=retain_graph, allow_unused=True))
-        gradients = [None if node is None else next(found) for node in self._nodes]
+        gradients = [None if node is None else next(found) for node in wanted]
         cut = [call.name for call, gradient in zip(calls, gradients, strict=True) if gradient is None]
         if cut:
             raise UnsupportedAttentionError(

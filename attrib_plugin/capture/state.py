@@ -26,6 +26,9 @@ class _Installation:
 WHOLE_PROCESS = nn.Module()
 """Stands for the process where a change is not made on a model."""
 
+# What libraries call the share that a module drops, itself or by a function.
+_DROPOUT_RATES = ("p", "drop_prob", "dropout", "attention_dropout", "dropout_prob", "dropout_p")
+
 _lock = threading.RLock()
 _installed: dict[str, WeakKeyDictionary[nn.Module, _Installation]] = {}
 
@@ -80,15 +83,23 @@ def freeze_parameters(model: nn.Module) -> Callable[[], None]:
 
 
 def is_training(model: nn.Module) -> bool:
-    """Whether some part of a model is in training mode.
+    """Whether some part of a model that behaves otherwise in training is in training mode.
 
     Args:
         model: The model.
 
     Returns:
-        True if a module without children is; a wrapper that was never told to evaluate does not count.
+        True if dropout of any form or batch normalisation is at work; a wrapper or an activation that was never told
+        to evaluate does not count.
     """
-    return any(module.training for module in model.modules() if next(module.children(), None) is None)
+    return any(module.training and _is_changed_by_training(module) for module in model.modules())
+
+
+def _is_changed_by_training(module: nn.Module) -> bool:
+    rates = (getattr(module, name, None) for name in _DROPOUT_RATES)
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or any(
+        isinstance(rate, float) and rate > 0 for rate in rates
+    )
 
 
 def is_compiled(model: nn.Module) -> bool:

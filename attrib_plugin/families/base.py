@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from attrib_plugin.records import Readout
 
 CLS = Readout(prefix=(1.0,))
 MEAN = Readout(rest=1.0)
 LAST = Readout(last=1.0)
+POOL = Readout(pool=1.0)
 
 
 def _no_limit(module: Any) -> None:
@@ -31,6 +32,63 @@ def _unknown_size(module: Any) -> tuple[int, int] | None:
     return None
 
 
+def _any_size(module: Any) -> bool:
+    return False
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size given as one number or as two.
+
+    Args:
+        size: As in a configuration.
+
+    Returns:
+        Height and width.
+    """
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def config_pair(name: str) -> Callable[[Any], tuple[int, int]]:
+    """Look a size up in a module's configuration.
+
+    Args:
+        name: Its name there.
+
+    Returns:
+        A function from the module to height and width.
+    """
+    return lambda module: pair(getattr(module.config, name))
+
+
+def config_patches(module: Any, height: int, width: int) -> tuple[int, int]:
+    """Whole patches of an image; the rest at the right and at the bottom is seen by no patch.
+
+    Args:
+        module: A module with ``config.patch_size``.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Rows and columns.
+    """
+    patch_height, patch_width = pair(module.config.patch_size)
+    return height // patch_height, width // patch_width
+
+
+def _positions_by_no_input(module: Any, inputs: Tensor) -> Tensor | None:
+    return None
+
+
+def _multiple_choice(module: Any) -> str | None:
+    if not type(module).__name__.endswith("ForMultipleChoice"):
+        return None
+    return (
+        "it compares several texts, and attention does not go from one to another. Explain the score of one choice at "
+        "a time, as (B, T) ids with masks of shape (B, 1, T): Method(lambda ids, **options: model(ids[:, None], "
+        '**options), model=model.base_model, readout="cls").'
+    )
+
+
 @dataclass(frozen=True)
 class Family:
     """A model family: how its modules are recognised and what its tokens mean.
@@ -43,8 +101,15 @@ class Family:
         readout: Read-out of a module whose head is a matter of configuration; asked before ``readouts``.
         prefix_tokens: How many leading tokens are no patches.
         patch_grid: Rows and columns of patches of an image of the given height and width.
+        patch_size: Height and width of a patch in pixels; ``None`` if the grid is spread evenly over the image.
         image_size: The only height and width that the module takes; ``None`` if it takes any.
+        whole_patches: Whether the module refuses images that are not a whole number of patches.
+        refusal: Why the module cannot be followed from token to token, and what to do; ``None`` if it can.
         max_tokens: Longest text in tokens; ``None`` if unknown.
+        read_positions: The position (B,) that the head reads where the input decides it, from the module and its ids
+            or embeddings; asked before ``readout``, ``None`` where the input decides nothing.
+        token_heads: Endings of class names whose scores (batch, token) are one a token, so that the target is the
+            position read.
     """
 
     name: str
@@ -54,8 +119,13 @@ class Family:
     readout: Callable[[Any], Readout | None] = _unknown_readout
     prefix_tokens: Callable[[Any], int] = _no_prefix
     patch_grid: Callable[[Any, int, int], tuple[int, int]] | None = None
+    patch_size: Callable[[Any], tuple[int, int] | None] = _unknown_size
     image_size: Callable[[Any], tuple[int, int] | None] = _unknown_size
+    whole_patches: Callable[[Any], bool] = _any_size
+    refusal: Callable[[Any], str | None] = _multiple_choice
     max_tokens: Callable[[Any], int | None] = _no_limit
+    read_positions: Callable[[Any, Tensor], Tensor | None] = _positions_by_no_input
+    token_heads: tuple[str, ...] = ("ForQuestionAnswering",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,5 +149,11 @@ class Member:
         names = (cls.__name__ for cls in type(self.module).__mro__)
         return next((self.family.readouts[name] for name in names if name in self.family.readouts), None)
 
+    @property
+    def scores_tokens(self) -> bool:
+        """Whether scores (batch, token) of the module are one a token."""
+        names = [cls.__name__ for cls in type(self.module).__mro__]
+        return any(name.endswith(ending) for name in names for ending in self.family.token_heads)
 
-UNKNOWN = Family("unknown", "any", ())
+
+UNKNOWN = Family("unknown", "any", (), token_heads=())

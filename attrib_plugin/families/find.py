@@ -3,10 +3,26 @@
 from torch import nn
 
 from attrib_plugin.families.base import UNKNOWN, Family, Member
+from attrib_plugin.families.hf_albert import HF_ALBERT
+from attrib_plugin.families.hf_beit import HF_BEIT
 from attrib_plugin.families.hf_bert import HF_BERT
+from attrib_plugin.families.hf_clip_text import HF_CLIP_TEXT
+from attrib_plugin.families.hf_clip_vision import HF_CLIP_VISION
+from attrib_plugin.families.hf_deberta import HF_DEBERTA
+from attrib_plugin.families.hf_decoder import HF_DECODER
+from attrib_plugin.families.hf_deit import HF_DEIT
 from attrib_plugin.families.hf_dinov2 import HF_DINOV2
+from attrib_plugin.families.hf_dinov3 import HF_DINOV3
 from attrib_plugin.families.hf_distilbert import HF_DISTILBERT
+from attrib_plugin.families.hf_encoder_decoder import HF_ENCODER_DECODER
+from attrib_plugin.families.hf_ijepa import HF_IJEPA
+from attrib_plugin.families.hf_modernbert import HF_MODERNBERT
+from attrib_plugin.families.hf_mpnet import HF_MPNET
+from attrib_plugin.families.hf_roformer import HF_ROFORMER
+from attrib_plugin.families.hf_siglip import HF_SIGLIP
+from attrib_plugin.families.hf_two_towers import HF_TWO_TOWERS
 from attrib_plugin.families.hf_vit import HF_VIT
+from attrib_plugin.families.hf_vit_mae import HF_VIT_MAE
 from attrib_plugin.families.timm_vision_transformer import TIMM_VISION_TRANSFORMER
 from attrib_plugin.families.torch_encoder import TORCH_ENCODER
 from attrib_plugin.families.torchvision_vision_transformer import TORCHVISION_VISION_TRANSFORMER
@@ -14,8 +30,24 @@ from attrib_plugin.families.torchvision_vision_transformer import TORCHVISION_VI
 FAMILIES: tuple[Family, ...] = (
     HF_BERT,
     HF_DISTILBERT,
+    HF_ALBERT,
+    HF_DEBERTA,
+    HF_DECODER,
+    HF_ENCODER_DECODER,
+    HF_MODERNBERT,
+    HF_MPNET,
+    HF_ROFORMER,
     HF_VIT,
+    HF_DEIT,
+    HF_BEIT,
     HF_DINOV2,
+    HF_DINOV3,
+    HF_CLIP_VISION,
+    HF_CLIP_TEXT,
+    HF_SIGLIP,
+    HF_IJEPA,
+    HF_VIT_MAE,
+    HF_TWO_TOWERS,
     TIMM_VISION_TRANSFORMER,
     TORCHVISION_VISION_TRANSFORMER,
     TORCH_ENCODER,

@@ -1,17 +1,10 @@
 """DINOv2 in transformers, with or without registers: the classifier reads class token and patch mean side by side."""
 
-from typing import Any
-
-from attrib_plugin.families.base import Family
+from attrib_plugin.families.base import Family, config_pair, config_patches
 from attrib_plugin.records import Readout
 
 # The linear head takes [class token, mean of patches]; each half is given one half of the read-out.
 _CLS_AND_MEAN = Readout(prefix=(0.5,), rest=0.5)
-
-
-def _patch_grid(module: Any, height: int, width: int) -> tuple[int, int]:
-    patch = module.config.patch_size
-    return height // patch, width // patch
 
 
 HF_DINOV2 = Family(
@@ -26,5 +19,6 @@ HF_DINOV2 = Family(
         "Dinov2WithRegistersForImageClassification": _CLS_AND_MEAN,
     },
     prefix_tokens=lambda module: 1 + getattr(module.config, "num_register_tokens", 0),
-    patch_grid=_patch_grid,
+    patch_grid=config_patches,
+    patch_size=config_pair("patch_size"),
 )

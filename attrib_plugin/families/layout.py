@@ -27,6 +27,7 @@ class TokenFacts:
         image_size: Height and width of the image input; ``None`` for text.
         padding: True at padding, ``batch token``; ``None`` when every token is real.
         like: A tensor whose device and floating dtype weights shall have.
+        pooling: Weights of the last tokens in the model's attention pooling; ``None`` if it has none.
     """
 
     n_tokens: int
@@ -35,6 +36,7 @@ class TokenFacts:
     image_size: tuple[int, int] | None
     padding: Tensor | None
     like: Tensor
+    pooling: Tensor | None = None
 
 
 def token_layout(
@@ -74,6 +76,7 @@ def token_layout(
         grid=patches,
         padding=facts.padding,
         family=member.family.name,
+        patch_size=member.family.patch_size(member.module) if patches is not None and grid is None else None,
     )
 
 
@@ -137,12 +140,28 @@ def _spread(weights: Tensor, readout: Readout, facts: TokenFacts, prefix: int) -
         others = real.clone()
         others[:, :prefix] = 0
         weights += readout.rest * others / others.sum(-1, keepdim=True)
+    if readout.every:
+        weights += readout.every * real / real.sum(-1, keepdim=True)
+    if readout.pool:
+        weights += readout.pool * _pooling(facts, prefix, weights)
     if readout.last:
         positions = torch.arange(facts.n_tokens, device=weights.device)
         weights.scatter_add_(
             1, (real * positions).argmax(-1, keepdim=True), weights.new_full((len(weights), 1), readout.last)
         )
     return weights
+
+
+def _pooling(facts: TokenFacts, prefix: int, like: Tensor) -> Tensor:
+    pooled = facts.pooling
+    # Pooling reads either all tokens or the patches alone.
+    if pooled is None or pooled.shape[-1] not in (facts.n_tokens, facts.n_tokens - prefix):
+        found = "none" if pooled is None else f"attention over {pooled.shape[-1]} of them"
+        raise UnsupportedAttentionError(
+            f"Expected one attention pooling of the {facts.n_tokens} tokens, found {found}. Say what is read with "
+            'readout="cls", "mean" or weights.'
+        )
+    return torch.nn.functional.pad(pooled.to(like), (facts.n_tokens - pooled.shape[-1], 0))
 
 
 def _given_weights(readout: Tensor, facts: TokenFacts) -> Tensor:

@@ -16,5 +16,6 @@ TORCHVISION_VISION_TRANSFORMER = Family(
     readouts={"VisionTransformer": CLS},
     prefix_tokens=lambda module: 1,
     patch_grid=_patch_grid,
+    patch_size=lambda module: (module.patch_size, module.patch_size),
     image_size=lambda module: (module.image_size, module.image_size),
 )

@@ -34,6 +34,7 @@ def grid_to_pixels(
     size: tuple[int, int],
     *,
     mode: Literal["nearest", "bilinear"] = "nearest",
+    patch_size: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
     """Enlarge a patch map to the size of the image.
 
@@ -42,6 +43,8 @@ def grid_to_pixels(
         size: Height and width of the image in pixels.
         mode: ``"nearest"`` copies the value of a patch to each of its pixels, which is what the method knows;
             ``"bilinear"`` looks smoother and claims more detail than there is.
+        patch_size: Height and width of a patch in pixels, the first at the top left; pixels beyond the last patch
+            get zero. ``None`` spreads the grid evenly over the image.
 
     Returns:
         One value a pixel, in the units of ``patches``; values are copied, not divided.
@@ -51,6 +54,11 @@ def grid_to_pixels(
     """
     if mode not in ("nearest", "bilinear"):
         raise ValueError(f"mode must be 'nearest' or 'bilinear', not {mode!r}.")
+    rows, columns = patches.shape[-2:]
+    seen = size if patch_size is None else (rows * patch_size[0], columns * patch_size[1])
     if mode == "bilinear":
-        return F.interpolate(patches, size, mode="bilinear", align_corners=False)
-    return F.interpolate(patches, size, mode="nearest-exact")
+        pixels = F.interpolate(patches, seen, mode="bilinear", align_corners=False)
+    else:
+        pixels = F.interpolate(patches, seen, mode="nearest-exact")
+    # What the model padded is cut off, and pixels that no patch saw get zero.
+    return F.pad(pixels, (0, size[1] - seen[1], 0, size[0] - seen[0])) if seen != tuple(size) else pixels

@@ -30,13 +30,15 @@ def text_facts(padding=None, like=torch.float64):
 
 def image_facts(n_tokens, image_size=(24, 40), batch_size=2):
     like = torch.zeros(1, dtype=torch.float64)
-    return TokenFacts(n_tokens, batch_size, None, image_size, None, like)
+    pooling = torch.full((batch_size, n_tokens), 1 / n_tokens, dtype=torch.float64)
+    return TokenFacts(n_tokens, batch_size, None, image_size, None, like, pooling)
 
 
 def layout_of(name, **options):
     """The layout of a tiny model on its own test image."""
     family = FAMILIES[name]
     n_tokens = family.prefix_tokens + family.grid[0] * family.grid[1]
+    options = {**family.options, **options}
     return token_layout(find_member(tiny_model(name)), image_facts(n_tokens, family.image_size), **options)
 
 
@@ -242,14 +244,23 @@ def test_model_of_a_family_without_a_known_head_is_refused_with_its_family():
         token_layout(find_member(tiny_model("bert").bert), text_facts())
 
 
-def test_attention_pooling_of_timm_is_not_guessed():
+@pytest.mark.parametrize("pooling", ["max", "avgmax"])
+def test_maximum_pooling_of_timm_is_not_guessed(pooling):
     from timm.models.vision_transformer import VisionTransformer
 
     settings = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3}
-    model = VisionTransformer(**settings, class_token=False, global_pool="map")
+    model = VisionTransformer(**settings, class_token=False, global_pool=pooling)
 
     with pytest.raises(UnknownModelError, match="which tokens its head reads: VisionTransformer"):
         token_layout(find_member(model), image_facts(4, (16, 16)))
+
+
+def test_attention_pooling_that_was_not_seen_is_refused():
+    member = find_member(tiny_model("timm_siglip"))
+    facts = TokenFacts(15, 2, None, (24, 40), None, torch.zeros(1))
+
+    with pytest.raises(UnsupportedAttentionError, match="Expected one attention pooling of the 15 tokens, found none"):
+        token_layout(member, facts)
 
 
 def test_public_method_on_an_unknown_model_shows_the_argument_to_give():

@@ -280,7 +280,7 @@ def test_a_score_that_leaves_out_some_attention_is_refused():
         (torch.tensor([0, 1]), r"must be a LongTensor of shape \(3,\), one for each sample"),
         (torch.tensor([0, 1, 9]), "A readout position must be within the 7 tokens"),
         (torch.tensor([True, False, True]), "must be a LongTensor"),
-        (torch.rand(6), r"must have shape \(7,\) or \(3, 7\), not \(6,\)"),
+        (torch.full((6,), 0.5), r"must have shape \(7,\) or \(3, 7\), not \(6,\)"),
         (torch.zeros(7), "must be finite, non-negative and not all zero"),
         (-torch.ones(7), "must be finite, non-negative"),
         (torch.full((7,), float("nan")), "must be finite"),

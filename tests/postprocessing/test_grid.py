@@ -30,3 +30,20 @@ def test_bilinear_pixels_keep_a_constant_map_constant():
 def test_another_mode_is_refused():
     with pytest.raises(ValueError, match="'nearest' or 'bilinear'"):
         grid_to_pixels(torch.zeros(1, 1, 2, 2), (4, 4), mode="cubic")
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_pixels_beyond_the_last_patch_get_zero(mode):
+    pixels = grid_to_pixels(torch.ones(1, 1, 2, 3), (9, 13), mode=mode, patch_size=(4, 4))
+
+    expected = torch.zeros(1, 1, 9, 13)
+    expected[..., :8, :12] = 1
+    torch.testing.assert_close(pixels, expected)
+
+
+def test_patches_over_the_border_are_cut_at_the_edge_of_the_image():
+    patches = torch.arange(6.0).reshape(1, 1, 2, 3)
+
+    pixels = grid_to_pixels(patches, (7, 10), patch_size=(4, 4))
+
+    torch.testing.assert_close(pixels, patches.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :7, :10])

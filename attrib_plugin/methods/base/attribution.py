@@ -41,7 +41,8 @@ class AttentionAttribution(Attribution):
         model: The module inside ``forward_func``, where that is a function.
         readout: Which tokens the head reads: ``"cls"``, ``"mean"``, ``"last"`` (last real token), an int, a
             LongTensor (B,) of positions, a FloatTensor (T,) or (B,T) of weights (used as they are), or
-            ``None`` to ask the model's family.
+            ``None`` to ask the model's family. Attention pooling is read as its probabilities, averaged over heads
+            and not weighted by gradients.
         grid: Rows and columns of image patches, for models that no family knows.
         prefix_tokens: Leading tokens that are no patches, for models that no family knows.
 
@@ -337,4 +338,5 @@ class AttentionAttribution(Attribution):
         patches = tokens_to_grid(relevance, layout.grid, layout.prefix_tokens)
         if not return_input_shape:
             return patches
-        return grid_to_pixels(patches, (inputs.shape[-2], inputs.shape[-1])).repeat(1, inputs.shape[1], 1, 1)
+        size = (inputs.shape[-2], inputs.shape[-1])
+        return grid_to_pixels(patches, size, patch_size=layout.patch_size).repeat(1, inputs.shape[1], 1, 1)

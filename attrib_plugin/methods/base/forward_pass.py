@@ -9,12 +9,26 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attrib_plugin.capture import CaptureSession, call_padding, is_training, n_tokens, token_to_token
+from attrib_plugin.capture import (
+    CaptureSession,
+    call_padding,
+    is_training,
+    n_tokens,
+    pooling_weights,
+    token_to_token,
+)
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
 from attrib_plugin.methods.base.caller import warn_caller
 from attrib_plugin.methods.base.inputs import ModelInput, cut_target
-from attrib_plugin.methods.base.targets import Target, select_score, target_positions, unwrap_output
+from attrib_plugin.methods.base.targets import (
+    Target,
+    predicted_tokens,
+    select_score,
+    target_positions,
+    token_targets,
+    unwrap_output,
+)
 from attrib_plugin.records import AttentionCall, AttentionTrace, TokenLayout
 
 _T = TypeVar("_T", Tensor, tuple[Tensor, ...])
@@ -102,39 +116,78 @@ def _explain_batch(subject: Subject, query: Query, gradients: bool, read: Callab
     results = []
     with CaptureSession(subject.model, gradients=gradients) as session:
         session.batch_size = query.given.batch_size
-        output = unwrap_output(query.given.call(subject.forward_func))
-        calls = token_to_token(session.calls, allow_pooling=query.readout is not None)
-        for remaining, target in enumerate(query.targets, start=1 - len(query.targets)):
+        output = unwrap_output(_for_backward(query.given).call(subject.forward_func))
+        every = session.calls
+        known = query.readout is not None or subject.member.readout is not None
+        calls = token_to_token(every, allow_pooling=known)
+        facts = _facts(query.given, calls, pooling_weights(every))
+        predicted = predicted_tokens(output, facts.padding) if _scores_tokens(subject.member, output, facts) else None
+        targets = [predicted if target is None else target for target in query.targets]
+        for remaining, target in enumerate(targets, start=1 - len(targets)):
             output_gradients = None
             if gradients:
                 score = select_score(output, target)
                 if query.against is not None:
                     score = score - select_score(output, query.against)
-                every = session.output_gradients(score, retain_graph=remaining < 0)
-                output_gradients = tuple(every[call.index] for call in calls)
-            layout = _layout(subject, query, calls, output, target)
+                output_gradients = session.output_gradients(score, retain_graph=remaining < 0, calls=calls)
+            layout = _layout(subject.member, query, facts, output, target)
             with torch.no_grad():
                 results.append(read(AttentionTrace(calls, layout, output_gradients)))
     return results
 
 
-def _layout(
-    subject: Subject, query: Query, calls: tuple[AttentionCall, ...], output: Tensor, target: Target
-) -> TokenLayout:
-    given, tokens, readout = query.given, n_tokens(calls), query.readout
-    if readout is None and subject.member.readout is None and output.dim() == 3 and output.shape[1] == tokens:
-        # One output a token (token classification, language models): the target names the token that is read.
-        readout = target_positions(target, given.batch_size)
-        _check_same_token(readout, target_positions(query.against, given.batch_size))
-    facts = TokenFacts(
-        n_tokens=tokens,
+def _for_backward(given: ModelInput) -> ModelInput:
+    """The arguments with copies of tensors made in inference mode, which cannot be saved for a backward pass."""
+
+    def usable(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+    return replace(
+        given,
+        tensor=usable(given.tensor),
+        arguments=tuple(map(usable, given.arguments)),
+        keywords={name: usable(value) for name, value in given.keywords.items()},
+    )
+
+
+def _facts(given: ModelInput, calls: tuple[AttentionCall, ...], pooling: Tensor | None) -> TokenFacts:
+    return TokenFacts(
+        n_tokens=n_tokens(calls),
         batch_size=given.batch_size,
         n_text_tokens=given.n_text_tokens,
         image_size=given.image_size,
         padding=None if given.image_size else call_padding(calls[0]),
         like=calls[0].output,
+        pooling=pooling,
     )
-    return token_layout(subject.member, facts, readout=readout, grid=query.grid, prefix_tokens=query.prefix_tokens)
+
+
+def _layout(member: Member, query: Query, facts: TokenFacts, output: Tensor, target: Target) -> TokenLayout:
+    readout = query.readout
+    if readout is None:
+        readout = member.family.read_positions(member.module, query.given.tensor)
+    if readout is None and member.readout is None:
+        readout = _named_positions(member, query, facts, output, target)
+    return token_layout(member, facts, readout=readout, grid=query.grid, prefix_tokens=query.prefix_tokens)
+
+
+def _named_positions(
+    member: Member, query: Query, facts: TokenFacts, output: Tensor, target: Target
+) -> ReadoutArgument:
+    """The tokens that the target names, where the model gives one output a token."""
+    if _scores_tokens(member, output, facts):
+        find = token_targets
+    elif output.dim() == 3 and output.shape[1] == facts.n_tokens:
+        find = target_positions
+    else:
+        return None
+    positions = find(target, facts.batch_size)
+    _check_same_token(positions, find(query.against, facts.batch_size))
+    return positions
+
+
+def _scores_tokens(member: Member, output: Tensor, facts: TokenFacts) -> bool:
+    return member.scores_tokens and output.shape == (facts.batch_size, facts.n_tokens)
 
 
 def _check_same_token(target: Tensor | None, against: Tensor | None) -> None:

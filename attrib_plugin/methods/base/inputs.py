@@ -11,7 +11,7 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
-from attrib_plugin.errors import InputError
+from attrib_plugin.errors import InputError, UnsupportedAttentionError
 from attrib_plugin.families import Member
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
@@ -119,7 +119,10 @@ def check_input(
 
     Raises:
         InputError: If a shape, dtype or value cannot be right.
+        UnsupportedAttentionError: If the family knows that the model cannot be followed from token to token.
     """
+    if (reason := member.family.refusal(member.module)) is not None:
+        raise UnsupportedAttentionError(f"{type(member.module).__name__} cannot be explained: {reason}")
     tensor = _only_tensor(inputs)
     _check_values(tensor)
     _check_against_model(tensor, forward_kwargs or {}, member)
@@ -185,12 +188,7 @@ def _check_against_model(tensor: Tensor, keywords: Mapping[str, Any], member: Me
             raise InputError(
                 f"{type(module).__name__} reads text, but the input is an image batch {tuple(tensor.shape)}."
             )
-        size = family.image_size(module)
-        if size is not None and tuple(tensor.shape[-2:]) != size and not keywords.get("interpolate_pos_encoding"):
-            raise InputError(
-                f"{type(module).__name__} takes images of {size[0]} x {size[1]} pixels, found "
-                f"{tensor.shape[-2]} x {tensor.shape[-1]}. Resize them with the model's own processor or transform."
-            )
+        _check_image(tensor, keywords, member)
         return
     if family.modality == "image":
         raise InputError(f"{type(module).__name__} takes images (B, C, H, W), found {tuple(tensor.shape)}.")
@@ -201,6 +199,27 @@ def _check_against_model(tensor: Tensor, keywords: Mapping[str, Any], member: Me
         )
     if tensor.dim() == 2:
         _check_ids(tensor, module)
+
+
+def _check_image(images: Tensor, keywords: Mapping[str, Any], member: Member) -> None:
+    family, module, name = member.family, member.module, type(member.module).__name__
+    height, width = images.shape[-2:]
+    remedy = "Resize them with the model's own processor or transform."
+    size = family.image_size(module)
+    if size is not None and (height, width) != size and not keywords.get("interpolate_pos_encoding"):
+        raise InputError(f"{name} takes images of {size[0]} x {size[1]} pixels, found {height} x {width}. {remedy}")
+    patch = family.patch_size(module)
+    if patch is not None and family.whole_patches(module) and (height % patch[0] or width % patch[1]):
+        raise InputError(
+            f"{name} takes images of whole patches of {patch[0]} x {patch[1]} pixels, found {height} x {width}. "
+            f"{remedy}"
+        )
+    if family.patch_grid is not None and 0 in family.patch_grid(module, height, width):
+        raise InputError(f"The images of {height} x {width} pixels are smaller than one patch of {name}. {remedy}")
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    channels = getattr(module, "in_chans", getattr(first, "in_channels", None))
+    if family.modality == "image" and channels is not None and images.shape[1] != channels:
+        raise InputError(f"{name} takes images of {channels} channels, found {images.shape[1]}.")
 
 
 def _check_ids(ids: Tensor, module: nn.Module) -> None:

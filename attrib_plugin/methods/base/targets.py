@@ -115,6 +115,46 @@ def target_positions(target: Target, batch_size: int) -> Tensor | None:
     return None
 
 
+def predicted_tokens(output: Tensor, padding: Tensor | None) -> Tensor:
+    """The token that ``target=None`` explains where scores are one a token.
+
+    Args:
+        output: Scores, ``batch token``.
+        padding: True at padding; ``None`` when every token is real.
+
+    Returns:
+        Position of the highest score of every sample, padding left aside.
+    """
+    scores = output.detach()
+    return (scores if padding is None else scores.masked_fill(padding, -torch.inf)).argmax(-1)
+
+
+def token_targets(target: Target, batch_size: int) -> Tensor | None:
+    """The token positions that a target names where scores are ``batch token``.
+
+    Args:
+        target: An int or a tuple with one, a tensor, a list of ints, or a list of tuples with one each.
+        batch_size: Number of samples.
+
+    Returns:
+        One position a sample; ``None`` without a target.
+
+    Raises:
+        TargetError: If the target names anything else.
+    """
+    if target is None:
+        return None
+    try:
+        positions = torch.as_tensor(target).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TargetError(f"Expected token positions as the target, found {_shown(target)}: {error}.") from error
+    if positions.dtype not in (torch.int64, torch.int32, torch.int16) or len(positions) not in (1, batch_size):
+        raise TargetError(
+            f"Expected one token position for each of {batch_size} samples as the target, found {_shown(target)}."
+        )
+    return positions.expand(batch_size) if len(positions) == 1 else positions
+
+
 def _predicted(output: Tensor) -> Tensor:
     classes = predicted_classes(output)
     return output.reshape(len(output)) if classes is None else output.gather(1, classes[:, None]).squeeze(1)
