@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrib_plugin import errors, functional
 from attrib_plugin.capture import capture_attention
-from attrib_plugin.methods import AttentionRollout, GradientRollout, RawAttention
+from attrib_plugin.methods import (
+    AttentionFlow,
+    AttentionRollout,
+    GeneralizedAttentionFlow,
+    GradientRollout,
+    RawAttention,
+)
 
 if TYPE_CHECKING:
     from attrib_plugin.runner.explain import explain
@@ -13,8 +19,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AttentionFlow",
     "AttentionRollout",
     "Explanation",
+    "GeneralizedAttentionFlow",
     "GradientRollout",
     "RawAttention",
     "capture_attention",
