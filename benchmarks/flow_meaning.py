@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from attrib_plugin import AttentionFlow, GeneralizedAttentionFlow
 from attrib_plugin.app import bundled
+from attrib_plugin.app.photo import load_photo_model
 from attrib_plugin.functional import (
     attention_flow,
     attention_flow_by_layer,
@@ -59,6 +60,9 @@ def inputs_of_models() -> Iterator[Input]:
         digits = bundled.load(name)
         for path in digits.examples:
             yield name, digits.model, digits.transform(Image.open(path))[None], 0
+    photo = load_photo_model()
+    for path in photo.examples:
+        yield "photo (DINOv2)", photo.model, photo.transform(Image.open(path))[None], 0
     yield from _minilm()
 
 
