@@ -56,18 +56,32 @@ class GoldenCase:
 
 def load_case(name: str) -> GoldenCase:
     """A golden case by name, ``model.input``."""
-    with np.load(FOLDER / "data" / f"{name}.npz", allow_pickle=False) as stored:
-        arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
+    arrays = load_arrays(name)
     model = load_model(name.partition(".")[0])
     if "pixel_values" in arrays:
         return GoldenCase(model, arrays["pixel_values"].double(), {}, arrays)
     return GoldenCase(model, arrays["input_ids"], {"attention_mask": arrays["attention_mask"]}, arrays)
 
 
+def load_arrays(name: str) -> dict[str, Tensor]:
+    """Reference arrays of an input, of all implementations: ``name.npz``, and ``name.mm.npz`` and the like."""
+    arrays: dict[str, Tensor] = {}
+    for path in sorted((FOLDER / "data").glob(f"{name}*.npz")):
+        if path.stem == name or path.stem.startswith(f"{name}."):
+            with np.load(path, allow_pickle=False) as stored:
+                arrays |= {key: torch.from_numpy(stored[key]) for key in stored.files}
+    return arrays
+
+
 @cache
 def load_model(name: str) -> nn.Module:
     """A golden model by name: float32 weights from its file, cast to float64."""
-    build = {"vit_tiny_d3": _vision_transformer, "bert_tiny_l2": _tiny_bert, "bert_real": _real_bert}[name]
+    build = {
+        "vit_tiny_d3": _vision_transformer,
+        "bert_tiny_l2": _tiny_bert,
+        "bert_real": _real_bert,
+        "clip_tiny": _tiny_clip,
+    }[name]
     model = build()
     weights = load_file(FOLDER / "models" / f"{name}.safetensors")
     unexpected = model.load_state_dict(weights, strict=name != "bert_real").unexpected_keys
@@ -86,6 +100,18 @@ def _vision_transformer() -> nn.Module:
     return VisionTransformer(
         img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, mlp_ratio=4, num_classes=5, qkv_bias=True
     )
+
+
+def _tiny_clip() -> nn.Module:
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = dict(
+        hidden_size=48, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4, projection_dim=32,
+        hidden_act="quick_gelu",
+    )  # fmt: skip
+    text = dict(vocab_size=100, max_position_embeddings=12, eos_token_id=99, bos_token_id=98, pad_token_id=1, **sizes)
+    vision = dict(image_size=32, patch_size=8, **sizes)
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32))
 
 
 def _tiny_bert() -> nn.Module:
