@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
-from attrib_plugin.functional.rollout import layers_from
+from attrib_plugin.functional.choices import check_choice
+from attrib_plugin.functional.rollout import (
+    ROW_NORMALIZATIONS,
+    RowNormalization,
+    by_column,
+    discard_lowest,
+    layers_from,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 Sign = Literal["positive", "negative", "signed"]
+SIGNS: tuple[Sign, ...] = get_args(Sign)
+Clamp = Literal["heads", "mean"]
+CLAMPS: tuple[Clamp, ...] = get_args(Clamp)
+
+
+class _Options(TypedDict):
+    start_layer: int
+    row_normalize: RowNormalization
+    clamp: Clamp
+    discard_ratio: float
 
 
 def gradient_weighted_attention(
@@ -20,6 +37,7 @@ def gradient_weighted_attention(
     gradients: Float[Tensor, "*layer batch head query key"],
     *,
     sign: Literal["positive", "negative"] = "positive",
+    clamp: Clamp = "heads",
 ) -> Float[Tensor, "*layer batch query key"]:
     """Mean over heads of the attention that speaks for, or against, the explained score.
 
@@ -29,24 +47,46 @@ def gradient_weighted_attention(
         probs: Attention probabilities A.
         gradients: Gradient ∂A of the score with respect to them.
         sign: Which evidence to keep.
+        clamp: What drops its other sign: each of the ``"heads"``, or their ``"mean"``, as in vit-explain.
 
     Returns:
         Non-negative map in units of the score; rows do not sum to one.
 
     Raises:
-        ValueError: If ``sign`` is neither ``"positive"`` nor ``"negative"``.
+        ValueError: If ``sign`` is neither ``"positive"`` nor ``"negative"``, or ``clamp`` is unknown.
 
     Reference:
         Chefer, Gur and Wolf 2021b, arXiv:2103.15679, equation 5; the negative part is ours.
     """
     if sign not in ("positive", "negative"):
         raise ValueError(f"sign must be 'positive' or 'negative' here, not {sign!r}.")
-    weighted = probs * gradients
-    return (weighted if sign == "positive" else -weighted).clamp(min=0).mean(-3)
+    check_choice("clamp", clamp, CLAMPS)
+    weighted = probs * gradients if sign == "positive" else -probs * gradients
+    return weighted.clamp(min=0).mean(-3) if clamp == "heads" else weighted.mean(-3).clamp(min=0)
+
+
+def score_gradients(
+    probs: Float[Tensor, "*layer batch head query key"], gradients: Float[Tensor, "*layer batch head query key"]
+) -> Float[Tensor, "*layer batch head query key"]:
+    """Gradient of the explained score with respect to attention scores, from that with respect to probabilities.
+
+    The softmax taken backwards: A ⊙ (∂A - Σ_k A_k ∂A_k).
+
+    Args:
+        probs: Attention probabilities A.
+        gradients: Gradient ∂A of the explained score with respect to them.
+
+    Returns:
+        Gradient with respect to what the softmax was taken of, signed; every row sums to zero.
+    """
+    return probs * (gradients - (probs * gradients).sum(-1, keepdim=True))
 
 
 def row_normalized_gain(
-    evidence: Float[Tensor, "*batch query key"], *, rows: Int[Tensor, " query"] | None = None
+    evidence: Float[Tensor, "*batch query key"],
+    *,
+    rows: Int[Tensor, " query"] | None = None,
+    row_normalize: Literal[True, "vit_explain"] = True,
 ) -> Float[Tensor, "*batch query key"]:
     """What a row-normalised layer adds to the identity: rn(I + E) - I.
 
@@ -56,15 +96,19 @@ def row_normalized_gain(
     Args:
         evidence: Non-negative E.
         rows: Which token each row of E belongs to; ``None`` when all rows are there.
+        row_normalize: ``"vit_explain"`` divides column j of I + E by the sum of row j instead.
 
     Returns:
-        Every row sums to zero; only the diagonal is negative.
+        Every row sums to zero, unless by ``"vit_explain"``; only the diagonal is negative.
+
+    Raises:
+        ValueError: If ``"vit_explain"`` is asked for while only some rows are there.
     """
     sums = evidence.sum(-1, keepdim=True)
     queries = torch.arange(evidence.shape[-2], device=evidence.device)
     gain = evidence.clone()
     gain[..., queries, queries if rows is None else rows] -= sums.squeeze(-1)
-    return gain / (1.0 + sums)
+    return gain / (1.0 + (by_column(sums, rows) if row_normalize == "vit_explain" else sums))
 
 
 def gradient_rollout(
@@ -73,7 +117,9 @@ def gradient_rollout(
     *,
     sign: Sign = "positive",
     start_layer: int = 0,
-    row_normalize: bool = False,
+    row_normalize: RowNormalization = False,
+    clamp: Clamp = "heads",
+    discard_ratio: float = 0.0,
 ) -> Float[Tensor, "batch token token"]:
     """Roll out gradient-weighted attention: R ← R + E_h[(±∂A ⊙ A)⁺]·R from R = I.
 
@@ -83,27 +129,30 @@ def gradient_rollout(
         sign: ``"positive"`` (evidence for the score), ``"negative"`` (against it), or ``"signed"``
             (positive minus negative, in which the identity cancels).
         start_layer: First layer of the recursion, from 0.
-        row_normalize: Divide the rows of I + E by their sums in every layer.
+        row_normalize: Divide the rows of I + E by their sums in every layer; ``"vit_explain"`` divides column j by the
+            sum of row j, as vit-explain does by mistake.
+        clamp: As in :func:`gradient_weighted_attention`.
+        discard_ratio: Share of the smallest entries of every E that is set to zero.
 
     Returns:
         Relevance of input token (last axis) for output token; includes the identity, except for ``"signed"``.
 
     Raises:
-        ValueError: If ``sign`` is unknown or ``start_layer`` is no layer.
+        ValueError: If ``start_layer`` is no layer, ``discard_ratio`` is outside [0, 1), or another option is unknown.
 
     Reference:
         Chefer, Gur and Wolf 2021b, arXiv:2103.15679, equations 5 and 6. ``row_normalize`` is the variant
         of the same authors' BERT code for arXiv:2012.09838.
     """
-    _check_sign(sign)
+    check_choice("sign", sign, SIGNS)
+    options: _Options = {
+        "start_layer": start_layer, "row_normalize": row_normalize, "clamp": clamp, "discard_ratio": discard_ratio,
+    }  # fmt: skip
     if sign == "signed":
-        positive, negative = (
-            gradient_rollout(probs, gradients, sign=one, start_layer=start_layer, row_normalize=row_normalize)
-            for one in ("positive", "negative")
-        )
-        return positive - negative
+        positive = gradient_rollout(probs, gradients, sign="positive", **options)
+        return positive - gradient_rollout(probs, gradients, sign="negative", **options)
     relevance = torch.eye(probs.shape[-1], dtype=probs.dtype, device=probs.device).expand(probs.shape[1], -1, -1)
-    for layer in _gains(probs, gradients, sign, start_layer, row_normalize):
+    for layer in _gains(probs, gradients, sign, **options):
         relevance = relevance + layer @ relevance
     return relevance
 
@@ -115,7 +164,9 @@ def gradient_rollout_rows(
     *,
     sign: Sign = "positive",
     start_layer: int = 0,
-    row_normalize: bool = False,
+    row_normalize: RowNormalization = False,
+    clamp: Clamp = "heads",
+    discard_ratio: float = 0.0,
 ) -> Float[Tensor, "batch row token"]:
     """Rows of :func:`gradient_rollout` without their start, from the top layer down.
 
@@ -126,27 +177,27 @@ def gradient_rollout_rows(
         sign: As in :func:`gradient_rollout`.
         start_layer: First layer of the recursion, from 0.
         row_normalize: As in :func:`gradient_rollout`.
+        clamp: As in :func:`gradient_rollout`.
+        discard_ratio: As in :func:`gradient_rollout`.
 
     Returns:
         ``readout @ gradient_rollout(...) - readout`` for one sign; the difference of the two for ``"signed"``.
 
     Raises:
-        ValueError: If ``sign`` is unknown or ``start_layer`` is no layer.
+        ValueError: If ``start_layer`` is no layer, ``discard_ratio`` is outside [0, 1), or another option is unknown.
 
     Reference:
         Chefer, Gur and Wolf 2021b, arXiv:2103.15679, equation 6, read from the output side.
     """
-    _check_sign(sign)
+    check_choice("sign", sign, SIGNS)
+    options: _Options = {
+        "start_layer": start_layer, "row_normalize": row_normalize, "clamp": clamp, "discard_ratio": discard_ratio,
+    }  # fmt: skip
     if sign == "signed":
-        positive, negative = (
-            gradient_rollout_rows(
-                probs, gradients, readout, sign=one, start_layer=start_layer, row_normalize=row_normalize
-            )
-            for one in ("positive", "negative")
-        )
-        return positive - negative
+        positive = gradient_rollout_rows(probs, gradients, readout, sign="positive", **options)
+        return positive - gradient_rollout_rows(probs, gradients, readout, sign="negative", **options)
     gained = torch.zeros_like(readout)
-    for layer in reversed(_gains(probs, gradients, sign, start_layer, row_normalize)):
+    for layer in reversed(_gains(probs, gradients, sign, **options)):
         gained = gained + (readout + gained) @ layer
     return gained
 
@@ -155,14 +206,17 @@ def _gains(
     probs: Tensor,
     gradients: Tensor,
     sign: Literal["positive", "negative"],
+    *,
     start_layer: int,
-    row_normalize: bool,
+    row_normalize: RowNormalization,
+    clamp: Clamp,
+    discard_ratio: float,
 ) -> list[Tensor]:
+    check_choice("row_normalize", row_normalize, ROW_NORMALIZATIONS)
     pairs = zip(layers_from(probs, start_layer), layers_from(gradients, start_layer), strict=True)
-    evidence = [gradient_weighted_attention(*pair, sign=sign) for pair in pairs]
-    return [row_normalized_gain(layer) for layer in evidence] if row_normalize else evidence
-
-
-def _check_sign(sign: str) -> None:
-    if sign not in ("positive", "negative", "signed"):
-        raise ValueError(f"sign must be 'positive', 'negative' or 'signed', not {sign!r}.")
+    evidence = [gradient_weighted_attention(*pair, sign=sign, clamp=clamp) for pair in pairs]
+    if discard_ratio != 0:
+        evidence = [discard_lowest(layer, discard_ratio) for layer in evidence]
+    return (
+        [row_normalized_gain(layer, row_normalize=row_normalize) for layer in evidence] if row_normalize else evidence
+    )

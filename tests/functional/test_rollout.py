@@ -301,3 +301,85 @@ def test_discarding_leaves_its_argument_as_it_was():
 def test_discard_ratio_outside_its_interval_is_refused(ratio):
     with pytest.raises(ValueError, match="discard_ratio must be at least 0 and below 1, not"):
         discard_lowest(stochastic(B, N, N), ratio)
+
+
+def test_discarded_entries_are_counted_as_python_rounds_their_share():
+    attention = stochastic(1, 10, 10)
+
+    # 0.29 · 100 is just below 29 in double precision, and 29 in single precision.
+    assert int((discard_lowest(attention, 0.29) == 0).sum()) == int(100 * 0.29) == 28
+
+
+@pytest.mark.parametrize("spare", ["nothing", "first_entry", "first_token"])
+@pytest.mark.parametrize("left", [0, 2])
+def test_what_is_spared_is_counted_but_not_discarded(spare, left):
+    attention = stochastic(B, N, N)
+    padding = (torch.arange(N) < left).expand(B, -1)
+    kept = {
+        "nothing": set(),
+        "first_entry": {(left, left)},
+        "first_token": {(i, j) for i in range(left, N) for j in range(left, N) if left in (i, j)},
+    }[spare]
+
+    thinned = discard_lowest(attention, 0.8, padding=padding, spare=spare)
+
+    for sample in range(B):
+        expected = slow_discard(attention[sample], 0.8, left, N - left)
+        for i, j in kept:
+            expected[i, j] = attention[sample, i, j]
+        assert_close(thinned[sample, left:, left:], expected[left:, left:], **EXACT)
+
+
+def test_unknown_ways_to_spare_are_refused():
+    with pytest.raises(ValueError, match="spare must be 'nothing', 'first_entry' or 'first_token', not 'cls'"):
+        discard_lowest(stochastic(B, N, N), 0.5, spare="cls")
+
+
+# ------------------------------------------------------------------------------------- other row normalisations
+
+
+@pytest.mark.parametrize("maps", [stochastic, non_negative])
+def test_vit_explain_divides_columns_by_the_sums_of_rows(maps):
+    attention = maps(B, N, N)
+
+    mixed = mix_residual(attention, 0.3, row_normalize="vit_explain")
+
+    for sample in range(B):
+        for i in range(N):
+            for j in range(N):
+                row = [0.7 * float(attention[sample, j, k]) + 0.3 * (j == k) for k in range(N)]
+                entry = 0.7 * float(attention[sample, i, j]) + 0.3 * (i == j)
+                assert_close(mixed[sample, i, j].item(), entry / sum(row), **EXACT)
+
+
+def test_rows_may_be_left_unnormalised():
+    attention = non_negative(B, N, N)
+
+    mixed = mix_residual(attention, 0.3, row_normalize=False)
+
+    assert_close(mixed, 0.7 * attention + 0.3 * torch.eye(N, dtype=torch.float64), **EXACT)
+
+
+@pytest.mark.parametrize("row_normalize", [False, "vit_explain"])
+def test_rollout_multiplies_the_layers_as_they_are_normalised(row_normalize):
+    attention, readout = non_negative(L, B, N, N), non_negative(B, 2, N)
+    options = {"residual": 0.4, "row_normalize": row_normalize}
+
+    rolled = attention_rollout(attention, start_layer=1, **options)
+
+    for sample in range(B):
+        second, third, top = (
+            mix_residual(attention[layer, sample], 0.4, row_normalize=row_normalize) for layer in (1, 2, 3)
+        )
+        assert_close(rolled[sample], slow_product(top, slow_product(third, second)), **EXACT)
+    assert_close(attention_rollout_rows(attention, readout, start_layer=1, **options), readout @ rolled, **EXACT)
+
+
+def test_unknown_row_normalisation_is_refused():
+    with pytest.raises(ValueError, match="row_normalize must be True, False or 'vit_explain', not 'columns'"):
+        mix_residual(stochastic(B, N, N), row_normalize="columns")
+
+
+def test_columns_cannot_be_divided_by_the_sums_of_some_rows():
+    with pytest.raises(ValueError, match="it needs all rows"):
+        mix_residual(stochastic(B, 2, N), rows=torch.tensor([0, 3]), row_normalize="vit_explain")

@@ -11,6 +11,7 @@ from attrib_plugin.functional import (
     gradient_rollout_rows,
     gradient_weighted_attention,
     row_normalized_gain,
+    score_gradients,
 )
 
 L, B, H, N = 4, 3, 2, 5
@@ -303,3 +304,78 @@ def test_start_layer_that_does_not_exist_is_refused(start_layer, sign):
         gradient_rollout(*tensors(), sign=sign, start_layer=start_layer)
     with pytest.raises(ValueError, match=rf"start_layer must be one of the {L} layers 0 to {L - 1}, not {start_layer}"):
         gradient_rollout_rows(*tensors(), torch.rand(B, 1, N), sign=sign, start_layer=start_layer)
+
+
+# ------------------------------------------------------------------------------------- as vit-explain does
+
+
+@pytest.mark.parametrize(("sign", "factor"), [("positive", 1), ("negative", -1)])
+def test_evidence_may_be_clamped_after_the_mean_over_heads(sign, factor):
+    probs, gradients = tensors()
+
+    evidence = gradient_weighted_attention(probs, gradients, sign=sign, clamp="mean")
+
+    for place in ((0, 0, 1, 2), (1, 2, 4, 0), (3, 1, 3, 3)):
+        layer, sample, i, j = place
+        products = [factor * float(probs[layer, sample, h, i, j] * gradients[layer, sample, h, i, j]) for h in range(H)]
+        assert_close(evidence[place].item(), max(sum(products) / H, 0.0), **EXACT)
+    assert not torch.allclose(evidence, gradient_weighted_attention(probs, gradients, sign=sign))
+
+
+def test_gradients_of_scores_are_those_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(L, B, H, N, N, generator=generator, dtype=torch.float64).requires_grad_()
+    probs = scores.softmax(-1)
+    of_probs = torch.randn(probs.shape, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((probs * of_probs).sum(), scores)
+
+    assert_close(score_gradients(probs.detach(), of_probs), expected, **EXACT)
+
+
+@quickly
+@given(st.floats(-3, 6), SEEDS)
+def test_gain_of_vit_explain_is_its_layer_minus_the_identity(magnitude, seed):
+    evidence = gradient_weighted_attention(*tensors(seed)) * 10**magnitude
+    identity = torch.eye(N, dtype=torch.float64)
+    layer = identity + evidence
+
+    gain = row_normalized_gain(evidence, row_normalize="vit_explain")
+
+    assert_close(gain, layer / layer.sum(-1)[..., None, :] - identity, rtol=1e-10, atol=1e-10)
+
+
+def test_gain_of_vit_explain_needs_all_rows():
+    with pytest.raises(ValueError, match="it needs all rows"):
+        row_normalized_gain(torch.rand(B, 2, N), rows=torch.tensor([0, 3]), row_normalize="vit_explain")
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_rollout_of_thinned_layers_agrees_with_slow_loops(sign):
+    probs, gradients = tensors()
+    options = {"start_layer": 1, "row_normalize": "vit_explain", "clamp": "mean", "discard_ratio": 0.4}
+
+    rolled = gradient_rollout(probs, gradients, sign=sign, **options)
+
+    factors = {"positive": (1,), "negative": (-1,), "signed": (1, -1)}[sign]
+    for sample in range(B):
+        parts = []
+        for factor in factors:
+            relevance = torch.eye(N, dtype=torch.float64)
+            for layer in range(1, L):
+                evidence = (factor * probs[layer, sample] * gradients[layer, sample]).mean(0).clamp(min=0)
+                smallest = sorted((float(evidence[i, j]), i, j) for i in range(N) for j in range(N))[: int(N * N * 0.4)]
+                for _, i, j in smallest:
+                    evidence[i, j] = 0.0
+                matrix = torch.eye(N, dtype=torch.float64) + evidence
+                relevance = torch.stack([matrix[:, j] / matrix[j].sum() for j in range(N)], dim=1) @ relevance
+            parts.append(relevance)
+        assert_close(rolled[sample], parts[0] if len(parts) == 1 else parts[0] - parts[1], **EXACT)
+    everything = torch.eye(N, dtype=torch.float64).expand(B, -1, -1)
+    start = 0 if sign == "signed" else everything
+    assert_close(gradient_rollout_rows(probs, gradients, everything, sign=sign, **options) + start, rolled, **EXACT)
+
+
+@pytest.mark.parametrize(("option", "value"), [("clamp", "max"), ("row_normalize", "columns"), ("discard_ratio", 1.0)])
+def test_unknown_options_of_a_rollout_are_refused(option, value):
+    with pytest.raises(ValueError, match=f"{option} must be .*, not {value!r}"):
+        gradient_rollout(*tensors(), **{option: value})
