@@ -12,7 +12,45 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMerging:
+    """How tokens were made from several tokens each, as in the patch merging of Swin.
+
+    Attributes:
+        sources: The tokens below that make up a token; -1 where it has fewer than others.
+        shares: Share of each of them; every row sums to one.
+        n_below: Number of tokens below.
+    """
+
+    sources: Int[Tensor, "token part"]
+    shares: Float[Tensor, "token part"]
+    n_below: int
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlacement:
+    """Where the tokens of an attention call are among the tokens of a sample, for models with windows or stages.
+
+    Attributes:
+        windows: The token in each slot of each window of a sample; -1 where the model padded. Every token is in
+            exactly one slot.
+        n_tokens: Tokens of a sample at this call.
+        input_grid: Rows and columns of the patches that the first tokens are.
+        mergings: What happened since the call before (since the patches, for the first), in order.
+    """
+
+    windows: Int[Tensor, "window slot"]
+    n_tokens: int
+    input_grid: tuple[int, int]
+    mergings: tuple[TokenMerging, ...] = ()
+
+    @property
+    def n_below(self) -> int:
+        """Tokens of a sample after the call before, or patches of the image."""
+        return self.mergings[0].n_below if self.mergings else self.n_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +75,9 @@ class AttentionCall:
         scale: Factor on query·key; ``None`` is 1/sqrt(dim).
         weights: Probabilities of an eager call, ``batch head query key`` or ``batch*head query key``.
         product: Maps ``weights`` to ``output``, where that is not ``weights @ value``.
-        batch_size: Number of samples in the forward pass.
+        batch_size: Number of samples in the forward pass; of windows in all samples, where ``placement`` says which.
         in_training: Whether the model was in training mode, where dropout may thin probabilities.
+        placement: Where the tokens are, for families of windowed models; ``None`` for attention over all tokens.
     """
 
     index: int
@@ -55,6 +94,7 @@ class AttentionCall:
     product: Callable[[Tensor], Tensor] | None = None
     batch_size: int = 1
     in_training: bool = False
+    placement: TokenPlacement | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +140,36 @@ class TokenLayout:
 
 
 @dataclass(frozen=True, eq=False)
+class TokenActivation:
+    """Activations of one layer, with the gradient of the explained score.
+
+    Attributes:
+        values: What the layer gave; layers of tokens give ``batch token dim``.
+        gradient: Gradient of the score with respect to them, of the same shape.
+    """
+
+    values: Tensor
+    gradient: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PropagatedRelevance:
+    """Relevance of the explained score at places of a forward pass, by the rules of a composite.
+
+    Attributes:
+        shares: Relevance of each call's output divided by that output, in the order of the calls: what the product of
+            probabilities and values hands down.
+        inputs: Relevance of the input: of pixels, or of token embeddings ``batch token dim``; ``None`` if not asked.
+        blocks: Relevance of every token before the first block and after each block, ``batch token``; empty if not
+            asked.
+    """
+
+    shares: tuple[Tensor, ...] = ()
+    inputs: Tensor | None = None
+    blocks: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionTrace:
     """All token-to-token attention calls of one forward pass, with what their tokens mean.
 
@@ -108,11 +178,18 @@ class AttentionTrace:
         layout: Meaning of the tokens.
         output_gradients: Gradient of the explained score with respect to each call's output, in the
             order of ``calls``; ``None`` for methods that need no gradients.
+        activation: Activations of one layer, for methods that weigh those in place of attention.
+        relevance: What relevance propagation gave, for methods that have rules.
+        parts: The same calls sorted by part, where a model has several sequences of tokens, such as ``"encoder"``,
+            ``"decoder"`` and ``"cross"``; ``layout`` is then that of the explained input.
     """
 
     calls: tuple[AttentionCall, ...]
     layout: TokenLayout
     output_gradients: tuple[Tensor, ...] | None = None
+    activation: TokenActivation | None = None
+    relevance: PropagatedRelevance | None = None
+    parts: Mapping[str, AttentionTrace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ uniform and gradients are far from zero.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +37,7 @@ class TinyFamily:
         mask_name: Keyword of the padding mask; None if the model takes none.
         mask_is_padding: Whether True in the mask means padding.
         softmax_in_float32: Whether the eager softmax is computed in float32 whatever the dtype.
+        windowed: Whether it attends within windows and merges tokens, which not every method follows.
     """
 
     build: Callable[[str], nn.Module]
@@ -46,6 +50,7 @@ class TinyFamily:
     mask_name: str | None = None
     mask_is_padding: bool = False
     softmax_in_float32: bool = False
+    windowed: bool = False
 
 
 def _hf(kind: str, config_name: str, task: str, implementation: str, **config: Any) -> nn.Module:
@@ -156,6 +161,39 @@ def _torchvision(implementation: str) -> nn.Module:
     return VisionTransformer(32, 8, 3, 4, 32, 48, num_classes=N_CLASSES)
 
 
+# Windows of 4 x 4 on a grid of 6 x 10 and then 3 x 5, unless said otherwise: the last are padded, every other block
+# is shifted.
+_SWIN = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, patch_size=4)
+
+
+def _timm_swin(implementation: str, name: str, **config: Any) -> nn.Module:
+    class_name = {"v1": "swin_transformer.SwinTransformer", "v2": "swin_transformer_v2.SwinTransformerV2"}[name]
+    # The window is kept where it is larger than the map, so that there is padding in the second stage too.
+    settings = {**_SWIN, "img_size": (24, 40), "num_classes": N_CLASSES, "always_partition": True, **config}
+    home, class_name = class_name.split(".")
+    model = getattr(import_module(f"timm.models.{home}"), class_name)(**settings)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = implementation == "sdpa"
+    return model
+
+
+def _hf_swin(implementation: str, name: str, **config: Any) -> nn.Module:
+    # A window larger than the map of the second stage would be one that this library cannot give a position bias.
+    settings = {**_SWIN, "window_size": 3, "image_size": (24, 40), **config}
+    return _hf_model(f"{name}ForImageClassification", f"{name}Config", implementation, **settings)
+
+
+def _torchvision_swin(implementation: str, name: str, window_size: int = 4) -> nn.Module:
+    from torchvision.models import swin_transformer
+
+    parts = {} if name == "v1" else {
+        "block": swin_transformer.SwinTransformerBlockV2, "downsample_layer": swin_transformer.PatchMergingV2
+    }  # fmt: skip
+    window = [window_size, window_size]
+    return swin_transformer.SwinTransformer([4, 4], 16, [2, 2], [2, 4], window, num_classes=N_CLASSES, **parts)
+
+
 class EncoderClassifier(nn.Module):
     """Token embedding, ``nn.TransformerEncoder``, masked mean, linear head: a model that no table knows whole."""
 
@@ -205,8 +243,39 @@ _DISENTANGLED = {
 }
 _text = partial(TinyFamily, modality="text", mask_name="attention_mask")
 _image = partial(TinyFamily, modality="image", image_size=(24, 40), grid=(3, 5))
+_swin = partial(TinyFamily, modality="image", image_size=(24, 40), grid=(6, 10), windowed=True)
+# Nothing is padded: the cosine of a padded token is 0/0 in float16.
+_swin_v2 = partial(_swin, image_size=(24, 48), grid=(6, 12), implementations=("eager",))
 
-FAMILIES: dict[str, TinyFamily] = {
+# What the oldest supported libraries lack (lower bounds in pyproject.toml): library, first version, what it has.
+NEEDS: dict[str, tuple[str, str, str]] = {
+    "hf_dinov3": ("transformers", "5", "takes images that are not square in DINOv3's configuration"),
+    "hf_clip_text": ("transformers", "5", "masks float64 in CLIP's text tower without overflow"),
+    "hf_swin": ("transformers", "5", "has fused attention in Swin"),
+}
+
+
+class _Available(dict[str, TinyFamily]):
+    """The families that the installed libraries can build; asking for another skips the test and says why."""
+
+    def __init__(self, families: dict[str, TinyFamily]) -> None:
+        self.every = tuple(families)
+        super().__init__({name: family for name, family in families.items() if not _missing(name)})
+
+    def __missing__(self, name: str) -> TinyFamily:
+        library, since, what = NEEDS[name]
+        pytest.skip(f"{library} {since} {what}; installed is {version(library)}")
+
+
+def _missing(name: str) -> bool:
+    if name not in NEEDS:
+        return False
+    library, since, _ = NEEDS[name]
+    found = [int(part) for part in re.findall(r"\d+", version(library).partition("+")[0])]
+    return found < [int(part) for part in since.split(".")]
+
+
+_FAMILIES: dict[str, TinyFamily] = {
     "bert": _text(partial(_hf, "bert", "BertConfig", "SequenceClassification", **_BERT)),
     "roberta": _text(partial(_hf, "roberta", "RobertaConfig", "SequenceClassification", **_BERT)),
     "distilbert": _text(
@@ -414,6 +483,12 @@ FAMILIES: dict[str, TinyFamily] = {
         image_size=(32, 32),
         softmax_in_float32=True,
     ),
+    "timm_swin": _swin(partial(_timm_swin, name="v1")),
+    "timm_swin_v2": _swin_v2(partial(_timm_swin, name="v2", img_size=(24, 48), window_size=3)),
+    "hf_swin": _swin(partial(_hf_swin, name="Swin"), softmax_in_float32=True),
+    "hf_swin_v2": _swin_v2(lambda implementation: _hf_swin("eager", "Swinv2", image_size=(24, 48))),
+    "torchvision_swin": _swin(partial(_torchvision_swin, name="v1"), implementations=("eager",)),
+    "torchvision_swin_v2": _swin_v2(partial(_torchvision_swin, name="v2", window_size=3)),
     "torchvision_vit": TinyFamily(
         _torchvision, "image", implementations=("sdpa",), prefix_tokens=1, grid=(4, 4), image_size=(32, 32)
     ),
@@ -426,6 +501,8 @@ FAMILIES: dict[str, TinyFamily] = {
         mask_is_padding=True,
     ),
 }
+
+FAMILIES = _Available(_FAMILIES)
 
 
 @cache

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attrib_plugin.capture.positions import PositionTracker
 from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
 
 _ATEN_SDPA = torch.ops.aten.scaled_dot_product_attention
@@ -21,6 +22,7 @@ class Recorder(Protocol):
     """A session as the mode sees it."""
 
     softmaxes: SoftmaxTracker
+    positions: PositionTracker | None
 
     @property
     def is_recording(self) -> bool:
@@ -30,10 +32,13 @@ class Recorder(Protocol):
     def module_name(self) -> str:
         """Name of the module that is running."""
 
-    def record_fused(self, output: Tensor, **ingredients: Any) -> None:
+    def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one torch operation."""
+
+    def record_fused(self, output: Tensor, operands: tuple[Tensor, Tensor, Tensor], **ingredients: Any) -> None:
         """Record a fused attention call."""
 
-    def record_eager(self, output: Tensor, eager: EagerProduct) -> None:
+    def record_eager(self, output: Tensor, eager: EagerProduct, handed: Tensor) -> None:
         """Record an eager attention call."""
 
 
@@ -88,12 +93,15 @@ class AttentionMode(TorchFunctionMode):
             with self:
                 return _multi_head_attention(*args, **kwargs)
         if eager := recorder.softmaxes.find_product(func, args, kwargs):
-            output = _with_graph(func(*args, **kwargs))
-            recorder.record_eager(output, eager)
+            output = _with_graph(recorder.run(func, args, kwargs))
             # The model may change what it gets in place; a leaf or a view at which gradients are taken must stay.
-            return output.clone() if output.requires_grad else output
-        out = func(*args, **kwargs)
+            handed = output.clone() if output.requires_grad else output
+            recorder.record_eager(output, eager, handed)
+            return handed
+        out = recorder.run(func, args, kwargs)
         recorder.softmaxes.observe(func, args, kwargs, out, recorder.module_name)
+        if recorder.positions is not None:
+            recorder.positions.observe(func, args, kwargs, out)
         return out
 
     def _fused(  # noqa: PLR0917 - the signature of scaled_dot_product_attention
@@ -107,15 +115,18 @@ class AttentionMode(TorchFunctionMode):
         is_causal: bool = False,
         **options: Any,
     ) -> Tensor:
-        if not any(tensor.requires_grad for tensor in (query, key, value)):
+        operands = (query, key, value)
+        if not any(tensor.requires_grad for tensor in operands):
             # Below the first attention nothing needs a gradient. Starting the graph at the query keeps the
             # fused kernel's log-sum-exp, which starting it at the output would lose.
             query = _with_graph(query)
-        output: Tensor = func(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        arguments = (query, key, value, attn_mask, dropout_p, is_causal)
+        output: Tensor = self._recorder.run(func, arguments, options)
         if hasattr(attn_mask, "_materialize"):  # torch.nn.attention.bias.CausalBias stands for a mask
             attn_mask = attn_mask._materialize(query.device)
         self._recorder.record_fused(
             output,
+            operands,
             query=query.detach(),
             key=key.detach(),
             value=value.detach(),

@@ -23,6 +23,12 @@ class Scoped(Protocol):
     model: nn.Module
     module_stack: list[str]
 
+    def enter(self, module: nn.Module, name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Take note that a module starts; return arguments to run it with instead, or ``None``."""
+
+    def leave(self, module: nn.Module, name: str, output: Any) -> Any:
+        """Take note that a module has ended; return output to go on with instead, or ``None``."""
+
     def begin_forward(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Take note of the arguments of a forward pass of the whole model."""
 
@@ -75,7 +81,7 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
         handles.append(model.register_forward_pre_hook(_begin_hook(), with_kwargs=True))
         for full_name, module in model.named_modules():
             name = full_name.replace("_orig_mod.", "").removesuffix("_orig_mod")
-            if _may_attend(module):
+            if may_attend(module):
                 handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
                 handles.append(module.register_forward_hook(_leave_hook(model, name), always_call=True))
         handles.append(model.register_forward_hook(_end_hook()))
@@ -85,7 +91,15 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
     return remove
 
 
-def _may_attend(module: nn.Module) -> bool:
+def may_attend(module: nn.Module) -> bool:
+    """Whether a module could make an attention call.
+
+    Args:
+        module: Any module of a model.
+
+    Returns:
+        False for leaves that torch itself defines.
+    """
     # Leaves that torch itself defines (linear layers, norms) make no attention call; hooks on them cost time.
     has_children = next(module.children(), None) is not None
     return has_children or not type(module).__module__.startswith("torch.nn.modules")
@@ -112,19 +126,17 @@ def _end_hook() -> Callable[..., None]:
     return end
 
 
-def _enter_hook(model: nn.Module, name: str) -> Callable[..., None]:
-    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if session := _session_on(model):
-            session.module_stack.append(name)
+def _enter_hook(model: nn.Module, name: str) -> Callable[..., tuple[Any, ...] | None]:
+    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        session = _session_on(model)
+        return session.enter(module, name, arguments) if session else None
 
     return enter
 
 
-def _leave_hook(model: nn.Module, name: str) -> Callable[..., None]:
-    def leave(module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
-        # A module that raised may have left names above its own; they are dropped with it.
-        if (session := _session_on(model)) and name in session.module_stack:
-            while session.module_stack.pop() != name:
-                pass
+def _leave_hook(model: nn.Module, name: str) -> Callable[..., Any]:
+    def leave(module: nn.Module, arguments: tuple[Any, ...], output: object) -> Any:
+        session = _session_on(model)
+        return session.leave(module, name, output) if session else None
 
     return leave

@@ -20,11 +20,11 @@ def token_to_token(calls: tuple[AttentionCall, ...], *, allow_pooling: bool) -> 
             is read out.
 
     Returns:
-        The self-attention calls, in order, all over the same number of tokens.
+        The self-attention calls, in order, all over the same number of tokens, unless they have a placement.
 
     Raises:
         UnsupportedAttentionError: If other attention takes part, layers run side by side, the number of tokens
-            changes, samples are cut into windows, or rows are no probabilities.
+            changes or samples are cut into windows without a placement, or rows are no probabilities.
     """
     chosen = tuple(call for call in calls if call.kind in ("self", "causal"))
     top = chosen[-1].index if chosen else len(calls)
@@ -32,13 +32,15 @@ def token_to_token(calls: tuple[AttentionCall, ...], *, allow_pooling: bool) -> 
     other = [call for call in calls if call not in chosen and call not in aside]
     if other:
         remedy = " Say what it reads with readout=weights." if other[0].kind == "pool" and not allow_pooling else ""
+        if any(call.kind == "cross" for call in other):
+            remedy = " If this is an encoder with a decoder, EncoderDecoderRelevance follows its cross-attention."
         raise UnsupportedAttentionError(
             f"{other[0].name!r} is {other[0].kind} attention ({len(other)} of {len(calls)} calls); this method follows "
             f"self-attention over one sequence of tokens.{remedy}"
         )
     if not chosen:
         raise UnsupportedAttentionError(f"None of the {len(calls)} attention calls is self-attention over tokens.")
-    sizes = Counter(_n_tokens(call) for call in chosen)
+    sizes = Counter(_n_tokens(call) for call in chosen if call.placement is None)
     if len(sizes) > 1:
         raise UnsupportedAttentionError(
             f"The number of tokens changes between layers ({', '.join(map(str, sizes))}): hierarchical attention "
@@ -68,7 +70,7 @@ def pooling_weights(calls: tuple[AttentionCall, ...]) -> Tensor | None:
 
 
 def n_tokens(calls: tuple[AttentionCall, ...]) -> int:
-    """Number of tokens that the calls attend over.
+    """Number of tokens that the last of the calls attends over.
 
     Args:
         calls: Calls chosen by :func:`token_to_token`.
@@ -76,7 +78,8 @@ def n_tokens(calls: tuple[AttentionCall, ...]) -> int:
     Returns:
         The number of tokens, prefix included.
     """
-    return _n_tokens(calls[0])
+    placement = calls[-1].placement
+    return _n_tokens(calls[0]) if placement is None else placement.n_tokens
 
 
 def _n_tokens(call: AttentionCall) -> int:
@@ -99,7 +102,8 @@ def _check_samples(call: AttentionCall) -> None:
         shape = None if tensor is None else tuple(tensor.shape)
         raise UnsupportedAttentionError(
             f"Attention of {call.name!r} has shape {shape} for {call.batch_size} samples. Expected (batch, head, "
-            "token, dim); windowed attention cannot be followed from token to token by this method."
+            "token, dim); windowed attention cannot be followed from token to token in a model that no family of "
+            "windowed models (Swin) knows."
         )
 
 

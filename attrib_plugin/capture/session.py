@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from attrib_plugin.capture.interpreter import Interpreter
 from attrib_plugin.capture.mode import AttentionMode
+from attrib_plugin.capture.positions import PositionTracker
 from attrib_plugin.capture.scope import entered, innermost, install_hooks
 from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
 from attrib_plugin.capture.state import (
@@ -23,7 +25,7 @@ from attrib_plugin.capture.state import (
     is_training,
 )
 from attrib_plugin.errors import CaptureError, NothingCapturedError, UnsupportedAttentionError
-from attrib_plugin.records import AttentionCall
+from attrib_plugin.records import AttentionCall, TokenPlacement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,13 +40,26 @@ class CaptureSession:
     Args:
         model: The model, which is left as it was found: hooks, ``requires_grad``, ``.grad`` and mode.
         gradients: Whether the forward pass records a graph, so that gradients can be taken.
+        interpreter: Runs the operations of the model in its own way, such as with another backward.
+        follow_positions: Whether tokens are followed through windows and mergings, so that every call has a placement.
     """
 
-    def __init__(self, model: nn.Module, *, gradients: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        gradients: bool = True,
+        follow_positions: bool = False,
+        interpreter: Interpreter | None = None,
+    ) -> None:
         self.model = model
         self.module_stack: list[str] = []
         self.softmaxes = SoftmaxTracker()
+        self.positions = PositionTracker() if follow_positions else None
         self.batch_size: int | None = None
+        self.interpreter = interpreter
+        self._is_paused = False
+        self.outputs: tuple[Tensor, ...] = ()
         self._calls: list[AttentionCall] = []
         # Where gradients are taken. Not at the output tensors, which the model may change in place later.
         self._nodes: list[GradientEdge | None] = []
@@ -77,7 +92,7 @@ class CaptureSession:
         Raises:
             NothingCapturedError: If there was none.
             UnsupportedAttentionError: If a softmax looks like attention but its product with values was not
-                found, so that the calls may be incomplete.
+                found, so that the calls may be incomplete, or if it is not known where the tokens of a call are.
         """
         if loose := self.softmaxes.loose:
             listed = ", ".join(f"{softmax.name or 'the model'} {softmax.shape}" for softmax in loose[:5])
@@ -92,9 +107,21 @@ class CaptureSession:
                 "scaled_dot_product_attention, nn.MultiheadAttention, or a softmax followed by a product. Was the "
                 "forward pass run inside the session, in this thread, on this model object? Custom kernels "
                 "(flash-attn, xformers, flex_attention, TorchScript) cannot be seen: load the model with the "
-                "'sdpa' or 'eager' attention implementation."
+                f"'sdpa' or 'eager' attention implementation.{self.softmaxes.remark}"
+            )
+        if self.positions is not None and (faults := self.positions.faults):
+            raise UnsupportedAttentionError(
+                f"It is not known where the tokens of {len(faults)} of {len(self._calls)} attention calls of "
+                f"{type(self.model).__name__} are in the image (first: {faults[0]}). Tokens are followed from the "
+                "patch embedding through the operations that Swin models use. Explain a model with attention over all "
+                "tokens, or read single windows with capture_attention(model)."
             )
         return tuple(self._calls)
+
+    @property
+    def latest(self) -> AttentionCall | None:
+        """The latest call, while the forward pass runs; it may prove to be of no use."""
+        return self._calls[-1] if self._calls else None
 
     def output_gradients(
         self, score: Tensor, *, retain_graph: bool = False, calls: Sequence[AttentionCall] | None = None
@@ -135,12 +162,85 @@ class CaptureSession:
     @property
     def is_recording(self) -> bool:
         """Whether this session is the innermost of its thread and a module of its model is running."""
-        return bool(self.module_stack) and innermost() is self
+        return bool(self.module_stack) and not self._is_paused and innermost() is self
 
     @property
     def module_name(self) -> str:
         """Name of the innermost running module."""
         return self.module_stack[-1] if self.module_stack else ""
+
+    def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one torch operation of the model, by the interpreter if there is one.
+
+        Args:
+            func: The torch function.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            What it returns.
+        """
+        if self.interpreter is None:
+            return func(*args, **kwargs)
+        return self.interpreter.run(func, args, kwargs, self.module_name)
+
+    def enter(self, module: nn.Module, name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Take note that a module of the model starts.
+
+        Args:
+            module: The module.
+            name: Its dotted name.
+            arguments: Its positional arguments.
+
+        Returns:
+            Arguments to run it with instead, or ``None``.
+        """
+        self.module_stack.append(name)
+        if self.interpreter is None:
+            return None
+        with self._unseen():
+            replaced = self.interpreter.enter(module, name, arguments)
+            if replaced is not None:
+                self._follow(arguments[0], replaced[0])
+        return replaced
+
+    def leave(self, module: nn.Module, name: str, output: Any) -> Any:
+        """Take note that a module of the model has ended.
+
+        Args:
+            module: The module.
+            name: Its dotted name.
+            output: What it returned.
+
+        Returns:
+            Output to go on with instead, or ``None``.
+        """
+        # A module that raised may have left names above its own; they are dropped with it.
+        if name in self.module_stack:
+            while self.module_stack.pop() != name:
+                pass
+        if self.interpreter is None:
+            return None
+        with self._unseen():
+            replaced = self.interpreter.leave(module, name, output)
+            if replaced is not None:
+                self._follow(output, replaced)
+        return replaced
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Operations in hooks are ours and none of the model's."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
+    def _follow(self, tensor: Tensor, stand_in: Tensor) -> None:
+        """What was known of a tensor holds for the one that takes its place."""
+        self.softmaxes.observe(Tensor.detach, (tensor,), {}, stand_in, self.module_name)
+        if self.positions is not None:
+            self.positions.observe(Tensor.detach, (tensor,), {}, stand_in)
 
     def begin_forward(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Take the number of samples from the arguments of a forward pass of the whole model.
@@ -160,25 +260,30 @@ class CaptureSession:
             output: What it returned.
         """
         self.softmaxes.settle_output(output)
+        several = tuple(output.values()) if isinstance(output, Mapping) else output
+        parts = several if isinstance(several, (tuple, list)) else (several,)
+        self.outputs = tuple(part for part in parts if isinstance(part, Tensor) and part.requires_grad)
 
-    def record_fused(self, output: Tensor, **ingredients: Any) -> None:
+    def record_fused(self, output: Tensor, operands: tuple[Tensor, Tensor, Tensor], **ingredients: Any) -> None:
         """Record a fused attention call.
 
         Args:
             output: What it returned.
+            operands: Queries, keys and values as the model gave them.
             ingredients: Fields of :class:`AttentionCall`.
         """
         query, key = ingredients["query"], ingredients["key"]
         looks_back = ingredients["is_causal"] or _is_causal_mask(ingredients["mask"])
         kind = _kind(self.module_name, query.shape[-2], key.shape[-2], looks_back)
-        self._append(output, kind=kind, **ingredients)
+        self._append(output, kind=kind, placement=self._placed(operands, output), **ingredients)
 
-    def record_eager(self, output: Tensor, eager: EagerProduct) -> None:
+    def record_eager(self, output: Tensor, eager: EagerProduct, handed: Tensor) -> None:
         """Record an eager attention call.
 
         Args:
             output: What the product returned.
             eager: Its operands.
+            handed: The output as the model gets it.
         """
         weights = eager.weights.detach()
         looks_back = weights.shape[-1] > 1 and not weights[..., 0, 1:].any()
@@ -188,6 +293,7 @@ class CaptureSession:
             weights=weights,
             value=eager.value.detach() if eager.product is None else None,
             product=eager.product,
+            placement=self._placed((eager.value,), handed),
         )
 
     def node(self, call: AttentionCall) -> GradientEdge | None:
@@ -201,15 +307,22 @@ class CaptureSession:
         """
         return self._nodes[call.index]
 
-    def _append(self, output: Tensor, **fields: Any) -> None:
+    def _placed(self, operands: Sequence[Tensor], output: Tensor) -> TokenPlacement | None:
+        if self.positions is None:
+            return None
+        return self.positions.attend(operands, output, self.module_name, self.batch_size)
+
+    def _append(self, output: Tensor, placement: TokenPlacement | None, **fields: Any) -> None:
         self._nodes.append(get_gradient_edge(output) if output.requires_grad else None)
+        n_samples = self.batch_size if placement is None else None
         self._calls.append(
             AttentionCall(
                 index=len(self._calls),
                 name=self.module_name,
                 output=output,
-                batch_size=len(output) if self.batch_size is None else self.batch_size,
+                batch_size=len(output) if n_samples is None else n_samples,
                 in_training=self._in_training,
+                placement=placement,
                 **fields,
             )
         )
@@ -219,7 +332,12 @@ def _kind(name: str, n_queries: int, n_keys: int, looks_back: bool) -> str:
     module = name.rsplit(".", 1)[-1].lower()
     if n_queries != n_keys:
         return "pool" if n_queries == 1 or "pool" in name.lower() else "cross"
-    if "cross" in module or module in ("encoder_attn", "encdecattention", "multihead_attn"):
+    # In transformers some attention sits one module deeper: "crossattention.self".
+    if "cross" in "".join(name.lower().split(".")[-2:]) or module in (
+        "encoder_attn",
+        "encdecattention",
+        "multihead_attn",
+    ):
         return "cross"
     return "causal" if looks_back and n_queries > 1 else "self"
 

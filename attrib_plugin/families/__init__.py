@@ -1,7 +1,7 @@
 """What tokens mean in each model family: tables, no forward code."""
 
-from attrib_plugin.families.base import Family, Member
+from attrib_plugin.families.base import Family, Member, Tower
 from attrib_plugin.families.find import FAMILIES, find_member
 from attrib_plugin.families.layout import ReadoutArgument, TokenFacts, token_layout
 
-__all__ = ["FAMILIES", "Family", "Member", "ReadoutArgument", "TokenFacts", "find_member", "token_layout"]
+__all__ = ["FAMILIES", "Family", "Member", "ReadoutArgument", "TokenFacts", "Tower", "find_member", "token_layout"]

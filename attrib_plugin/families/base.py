@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -79,6 +79,10 @@ def _positions_by_no_input(module: Any, inputs: Tensor) -> Tensor | None:
     return None
 
 
+def _nothing_refused(module: Any) -> str | None:
+    return None
+
+
 def _multiple_choice(module: Any) -> str | None:
     if not type(module).__name__.endswith("ForMultipleChoice"):
         return None
@@ -87,6 +91,38 @@ def _multiple_choice(module: Any) -> str | None:
         "a time, as (B, T) ids with masks of shape (B, 1, T): Method(lambda ids, **options: model(ids[:, None], "
         '**options), model=model.base_model, readout="cls").'
     )
+
+
+def end_of_text(config: Any, ids: Tensor) -> Tensor:
+    """The position that CLIP's text tower reads: by the id, whatever the padding.
+
+    Args:
+        config: Configuration of the text tower, with ``eos_token_id``.
+        ids: Token ids, ``batch token``.
+
+    Returns:
+        One position a sample.
+    """
+    end = config.eos_token_id
+    # Checkpoints of OpenAI carry a wrong id of 2 and have the end of text as their highest id.
+    return (ids if end == 2 else (ids == end).int()).argmax(-1)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One of the two towers of a model that scores images against texts.
+
+    Attributes:
+        part: Dotted name of the part whose attention is the tower's, within the family's module.
+        argument: Keyword of the tower's input.
+        readout: What of its tokens goes into the score; ``None`` asks the family of the part.
+        read_positions: The position (B,) that is read, from the family's module and the ids; asked before ``readout``.
+    """
+
+    part: str
+    argument: str
+    readout: Callable[[Any], Readout | None] = _unknown_readout
+    read_positions: Callable[[Any, Tensor], Tensor | None] = _positions_by_no_input
 
 
 @dataclass(frozen=True)
@@ -108,8 +144,10 @@ class Family:
         max_tokens: Longest text in tokens; ``None`` if unknown.
         read_positions: The position (B,) that the head reads where the input decides it, from the module and its ids
             or embeddings; asked before ``readout``, ``None`` where the input decides nothing.
+        windowed: Whether the module attends within windows or merges tokens, so that tokens must be followed.
         token_heads: Endings of class names whose scores (batch, token) are one a token, so that the target is the
             position read.
+        towers: Image tower and text tower of a model that scores one against the other.
     """
 
     name: str
@@ -125,7 +163,9 @@ class Family:
     refusal: Callable[[Any], str | None] = _multiple_choice
     max_tokens: Callable[[Any], int | None] = _no_limit
     read_positions: Callable[[Any, Tensor], Tensor | None] = _positions_by_no_input
+    windowed: bool = False
     token_heads: tuple[str, ...] = ("ForQuestionAnswering",)
+    towers: tuple[Tower, Tower] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +188,11 @@ class Member:
             return by_configuration
         names = (cls.__name__ for cls in type(self.module).__mro__)
         return next((self.family.readouts[name] for name in names if name in self.family.readouts), None)
+
+    @property
+    def unrefused(self) -> Member:
+        """The same member, for a method that follows what the family refuses."""
+        return replace(self, family=replace(self.family, refusal=_nothing_refused))
 
     @property
     def scores_tokens(self) -> bool:

@@ -1,30 +1,49 @@
-"""BERT and its relatives in transformers: RoBERTa, XLM-R, CamemBERT, ELECTRA. Classifiers read the first token."""
+"""BERT and its relatives in transformers, from RoBERTa to LayoutLM and ESM. Classifiers read the first token.
+
+LayoutLM's maps are over its words; the boxes only place them.
+"""
 
 from typing import Any
 
 from attrib_plugin.families.base import CLS, Family
 
 _TYPES = {
-    "bert": "Bert",
-    "roberta": "Roberta",
-    "xlm_roberta": "XLMRoberta",
-    "camembert": "Camembert",
-    "electra": "Electra",
+    "bert.modeling_bert": "Bert",
+    "big_bird.modeling_big_bird": "BigBird",
+    "camembert.modeling_camembert": "Camembert",
+    "data2vec.modeling_data2vec_text": "Data2VecText",
+    "electra.modeling_electra": "Electra",
+    "ernie.modeling_ernie": "Ernie",
+    "esm.modeling_esm": "Esm",
+    "ibert.modeling_ibert": "IBert",
+    "layoutlm.modeling_layoutlm": "LayoutLM",
+    "luke.modeling_luke": "Luke",
+    "markuplm.modeling_markuplm": "MarkupLM",
+    "megatron_bert.modeling_megatron_bert": "MegatronBert",
+    "rembert.modeling_rembert": "RemBert",
+    "roberta.modeling_roberta": "Roberta",
+    "roberta_prelayernorm.modeling_roberta_prelayernorm": "RobertaPreLayerNorm",
+    "roc_bert.modeling_roc_bert": "RoCBert",
+    "xlm_roberta.modeling_xlm_roberta": "XLMRoberta",
+    "xlm_roberta_xl.modeling_xlm_roberta_xl": "XLMRobertaXL",
+    "xmod.modeling_xmod": "Xmod",
 }
+_FROM_ZERO = ("bert", "big_bird", "electra", "ernie", "layoutlm", "megatron-bert", "rembert", "roc_bert")
 
 
 def _max_tokens(module: Any) -> int | None:
-    positions: int = module.config.max_position_embeddings
+    config = module.config
+    if getattr(config, "position_embedding_type", "absolute") == "rotary":
+        return None
+    positions: int = config.max_position_embeddings
     # RoBERTa-like models number positions from the padding index on.
-    if module.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        return positions - int(module.config.pad_token_id) - 1
-    return positions
+    return positions if config.model_type in _FROM_ZERO else positions - int(config.pad_token_id) - 1
 
 
 HF_BERT = Family(
     name="hf_bert",
     modality="text",
-    classes=tuple(f"transformers.models.{kind}.modeling_{kind}.{stem}PreTrainedModel" for kind, stem in _TYPES.items()),
+    classes=tuple(f"transformers.models.{home}.{stem}PreTrainedModel" for home, stem in _TYPES.items()),
     readouts={
         f"{stem}{head}": CLS
         for stem in _TYPES.values()

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attrib_plugin.families.base import Family
+from attrib_plugin.families.base import Family, end_of_text
 
 
 def _text(module: Any) -> Any:
@@ -12,12 +12,9 @@ def _text(module: Any) -> Any:
 
 
 def _end_of_text(module: Any, inputs: Tensor) -> Tensor | None:
-    """The position that the tower picks: by the id, whatever the padding."""
     if type(module).__name__ != "CLIPTextModelWithProjection":
         return None
-    end = _text(module).eos_token_id
-    # Checkpoints of OpenAI carry a wrong id of 2 and have the end of text as their highest id.
-    return (inputs if end == 2 else (inputs == end).int()).argmax(-1)
+    return end_of_text(_text(module), inputs)
 
 
 HF_CLIP_TEXT = Family(

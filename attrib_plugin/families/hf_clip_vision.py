@@ -1,4 +1,4 @@
-"""CLIP's image tower in transformers: the projection reads the class token, the classifier the mean of patches."""
+"""Image towers of CLIP and MetaCLIP 2 in transformers: projections read the class token, classifiers the patches."""
 
 from typing import Any
 
@@ -22,10 +22,16 @@ HF_CLIP_VISION = Family(
     name="hf_clip_vision",
     modality="image",
     classes=tuple(
-        f"transformers.models.clip.modeling_clip.{name}"
-        for name in ("CLIPVisionModelWithProjection", "CLIPForImageClassification", "CLIPVisionModel")
+        f"transformers.models.{home}{part}"
+        for home in ("clip.modeling_clip.CLIP", "metaclip_2.modeling_metaclip_2.MetaClip2")
+        # In transformers 4 the tower inside has a class of its own.
+        for part in ("VisionModelWithProjection", "ForImageClassification", "VisionModel", "VisionTransformer")
     ),
-    readouts={"CLIPVisionModelWithProjection": CLS, "CLIPForImageClassification": MEAN},
+    readouts={
+        f"{stem}{head}": readout
+        for stem in ("CLIP", "MetaClip2")
+        for head, readout in (("VisionModelWithProjection", CLS), ("ForImageClassification", MEAN))
+    },
     prefix_tokens=lambda module: 1,
     patch_grid=_patch_grid,
     patch_size=_patch_size,

@@ -5,13 +5,18 @@ from typing import Any
 from attrib_plugin.families.base import MEAN, POOL, Family, pair
 from attrib_plugin.records import Readout
 
+# In transformers 4 the tower inside has a class of its own.
+_TOWERS = ("SiglipVisionModel", "SiglipVisionTransformer")
+
 
 def _vision(module: Any) -> Any:
     return getattr(module.config, "vision_config", module.config)
 
 
 def _readout(module: Any) -> Readout | None:
-    return POOL if type(module).__name__ == "SiglipVisionModel" and _vision(module).vision_use_head else None
+    # Before transformers 5 the setting is there only where it is switched off.
+    has_head = getattr(_vision(module), "vision_use_head", True)
+    return POOL if type(module).__name__ in _TOWERS and has_head else None
 
 
 def _patch_grid(module: Any, height: int, width: int) -> tuple[int, int]:
@@ -27,8 +32,7 @@ HF_SIGLIP = Family(
     name="hf_siglip",
     modality="image",
     classes=tuple(
-        f"transformers.models.siglip.modeling_siglip.{name}"
-        for name in ("SiglipForImageClassification", "SiglipVisionModel")
+        f"transformers.models.siglip.modeling_siglip.{name}" for name in ("SiglipForImageClassification", *_TOWERS)
     ),
     readouts={"SiglipForImageClassification": MEAN},
     readout=_readout,

@@ -21,13 +21,14 @@ class TokenFacts:
     """What is known about a forward pass before its tokens are given a meaning.
 
     Attributes:
-        n_tokens: Tokens in the attention.
+        n_tokens: Tokens in the attention of the last layer, which the head reads.
         batch_size: Samples.
         n_text_tokens: Tokens of the text input; ``None`` for images.
         image_size: Height and width of the image input; ``None`` for text.
         padding: True at padding, ``batch token``; ``None`` when every token is real.
         like: A tensor whose device and floating dtype weights shall have.
         pooling: Weights of the last tokens in the model's attention pooling; ``None`` if it has none.
+        input_grid: Rows and columns of patches, where tokens were followed from them; ``None`` elsewhere.
     """
 
     n_tokens: int
@@ -37,6 +38,7 @@ class TokenFacts:
     padding: Tensor | None
     like: Tensor
     pooling: Tensor | None = None
+    input_grid: tuple[int, int] | None = None
 
 
 def token_layout(
@@ -98,6 +100,9 @@ def _patch_grid(member: Member, image_size: tuple[int, int], grid: tuple[int, in
 
 def _prefix(member: Member, facts: TokenFacts, grid: tuple[int, int], prefix_tokens: int | None) -> int:
     n_patches = grid[0] * grid[1]
+    if facts.input_grid is not None:
+        _check_followed(member, facts.input_grid, grid, prefix_tokens)
+        return 0
     if prefix_tokens is None:
         knows = member.family.patch_grid is not None
         # Without being told, one class token is the most that is believed of an unknown model.
@@ -109,6 +114,16 @@ def _prefix(member: Member, facts: TokenFacts, grid: tuple[int, int], prefix_tok
             "prefix_tokens=number; windowed, channel and merged-patch attention cannot be followed from token to token."
         )
     return prefix_tokens
+
+
+def _check_followed(
+    member: Member, followed: tuple[int, int], grid: tuple[int, int], prefix_tokens: int | None
+) -> None:
+    if tuple(grid) != followed or prefix_tokens:
+        raise UnsupportedAttentionError(
+            f"Tokens of {_named(member)} were followed from {followed[0]} x {followed[1]} patches, which are not "
+            f"{prefix_tokens or 0} prefix tokens and {grid[0]} x {grid[1]} patches. Leave grid and prefix_tokens out."
+        )
 
 
 def _weights(member: Member, facts: TokenFacts, prefix: int, readout: ReadoutArgument) -> Tensor:

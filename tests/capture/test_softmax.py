@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from attrib_plugin.capture import CaptureSession, call_gradient, call_probabilities
-from attrib_plugin.errors import UnsupportedAttentionError
+from attrib_plugin.errors import NothingCapturedError, UnsupportedAttentionError
 
 BATCH, HEADS, TOKENS, DIM = 2, 3, 5, 4
 
@@ -236,3 +236,83 @@ def test_transposed_product_gives_probabilities_with_queries_as_rows(product):
     (call,) = session.calls
     assert_close(call_probabilities(call), expected.detach(), rtol=0.0, atol=1e-12)
     assert_close(call_gradient(call, output_gradient), expected_gradient, rtol=0.0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- equations
+
+# Equation of scores, equation of the product; the last has one axis for samples and heads together.
+EQUATIONS = {
+    "as matmul": ("bhqd,bhkd->bhqk", "bhqk,bhkd->bhqd"),
+    "result by token": ("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"),
+    "values first": ("bqhd,bkhd->bhqk", "bkhd,bhqk->bqhd"),
+    "with spaces": ("bqhd, bkhd -> bhqk", "b h q k, b k h d -> b q h d"),
+    "leading dots": ("...qd,...kd->...qk", "...qk,...kd->...qd"),
+    "permuted in between": ("bhqd,bhkd->bhqk", "bqhk,bhkd->bqhd"),
+    "keys before queries": ("bhqd,bhkd->bhqk", "bhkq,bhkd->bhqd"),
+}
+MOVED = {"permuted in between": (0, 2, 1, 3), "keys before queries": (0, 1, 3, 2)}
+BY_TOKEN = ("result by token", "values first", "with spaces")
+
+
+@pytest.mark.parametrize("way", EQUATIONS)
+def test_probabilities_of_an_equation_are_recorded_with_queries_as_rows(way):
+    scores, equation = EQUATIONS[way]
+
+    def attend(module, query, value):
+        probabilities = torch.einsum(scores, query, query).softmax(-1).permute(MOVED.get(way, (0, 1, 2, 3)))
+        values_first = equation.replace(" ", "").startswith("bkhd")
+        return torch.einsum(equation, *((value, probabilities) if values_first else (probabilities, value)))
+
+    inputs = [heads().transpose(1, 2) if way in BY_TOKEN else heads() for _ in range(2)]
+    by_head = [one.transpose(1, 2) if way in BY_TOKEN else one for one in inputs]
+    expected = (by_head[0] @ by_head[0].mT).softmax(-1).requires_grad_()
+    output = expected @ by_head[1]
+    output = output.transpose(1, 2) if way in (*BY_TOKEN, "permuted in between") else output
+    weights = torch.randn_like(output)
+    (expected_gradient,) = torch.autograd.grad((output.sin() * weights).sum(), expected)
+
+    model = After(attend).double()
+    with CaptureSession(model) as session:
+        session.batch_size = BATCH
+        (output_gradient,) = session.output_gradients((model(*inputs).sin() * weights).sum())
+
+    (call,) = session.calls
+    assert_close(call_probabilities(call), expected.detach(), rtol=0.0, atol=1e-12)
+    assert_close(call_gradient(call, output_gradient), expected_gradient, rtol=0.0, atol=1e-12)
+
+
+NO_PRODUCT = {
+    "samples behind heads": lambda query, weights: torch.einsum("hbqk,bhkd->bhqd", weights.transpose(0, 1), query),
+    "keys kept": lambda query, weights: torch.einsum("bhqk,bhkd->bhqkd", weights, query),
+    "queries summed": lambda query, weights: torch.einsum("bhqk,bhkd->bhkd", weights, query),
+    "all summed": lambda query, weights: torch.einsum("bhqk,bhkd->bhd", weights, query),
+    "no result named": lambda query, weights: torch.einsum("bhqk,bhkd", weights, query),
+}
+
+
+@pytest.mark.parametrize("way", NO_PRODUCT)
+def test_equation_that_does_not_tell_queries_from_keys_is_refused(way):
+    session = captured(lambda module, query: NO_PRODUCT[way](query, (query @ query.mT).softmax(-1)), heads())
+
+    with pytest.raises(UnsupportedAttentionError, match="1 softmax operations of After look like attention"):
+        _ = session.calls
+
+
+# ---------------------------------------------------------------------------------------- another axis
+
+
+def test_attention_over_another_axis_is_named_where_nothing_else_was_found():
+    session = captured(lambda module, query: query @ (query.softmax(dim=2).mT @ query), heads())
+
+    with pytest.raises(
+        NothingCapturedError, match=r"1 products with a softmax over another axis .*axis 2 of \(2, 3, 5"
+    ):
+        _ = session.calls
+
+
+def test_a_gate_over_another_axis_is_no_attention_and_is_not_named():
+    session = captured(lambda module, query: (query.softmax(dim=1) * query).sum(1), heads())
+
+    with pytest.raises(NothingCapturedError, match="No attention call was seen") as error:
+        _ = session.calls
+    assert "another axis" not in str(error.value)

@@ -143,7 +143,9 @@ def test_nothing_is_left_behind_after_success(unchanged, ambient):
     assert len(session.calls) == 2
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, torch.OutOfMemoryError])
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, torch.cuda.OutOfMemoryError]
+)
 def test_nothing_is_left_behind_after_an_error_in_forward(unchanged, ambient, error):
     model = unchanged(in_every_state(Model(error("forward broke"))))
 

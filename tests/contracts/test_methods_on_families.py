@@ -11,23 +11,39 @@ from typing import Any
 
 import pytest
 import torch
+from contract_methods import (
+    MATRIX_METHODS,
+    METHODS,
+    PAIRS,
+    REFUSED_PAIRS,
+    WITHOUT_START,
+    delicate_warning,
+    looseness,
+    made,
+)
 from tiny_models import FAMILIES, N_CLASSES, TEXT_LENGTHS, tiny_input, tiny_model
 from torch import Tensor, nn
 
-from attrib_plugin import AttentionRollout, capture_attention, methods
-from attrib_plugin.errors import AttributionError, TargetError, TargetIgnoredWarning
+from attrib_plugin import AttentionRollout, capture_attention
+from attrib_plugin.errors import AttributionError, TargetError, TargetIgnoredWarning, UnsupportedAttentionError
 from attrib_plugin.functional import fuse_heads, gradient_weighted_attention, mix_residual
 
-METHODS = {name: getattr(methods, name) for name in methods.__all__}
 TARGETS = [1, 4, 2]
 
 # The warning is about the model's own forward pass on torch's fast path.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 
-every_pair = pytest.mark.parametrize(
-    ("method_name", "family_name"), [(method, family) for method in METHODS for family in FAMILIES]
+every_pair = pytest.mark.parametrize(("method_name", "family_name"), PAIRS)
+every_pair_with_a_matrix = pytest.mark.parametrize(
+    ("method_name", "family_name"), [pair for pair in PAIRS if pair[0] in MATRIX_METHODS]
 )
-every_family = pytest.mark.parametrize("family_name", FAMILIES)
+# Attention within windows is set against dense matrices in tests/methods/test_windowed_models.py.
+every_global_pair = pytest.mark.parametrize(
+    ("method_name", "family_name"), [pair for pair in PAIRS if not FAMILIES[pair[1]].windowed]
+)
+every_global_family = pytest.mark.parametrize(
+    "family_name", [name for name, facts in FAMILIES.items() if not facts.windowed]
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ def make_case(
     dtype: torch.dtype = torch.float64,
 ) -> Case:
     model = tiny_model(family_name, implementation, dtype) if model is None else model
-    method = METHODS[method_name](model, **FAMILIES[family_name].options)
+    method = made(method_name, model, **FAMILIES[family_name].options)
     inputs, keywords = tiny_input(family_name, dtype=dtype)
     return Case(method, model, inputs, keywords, TARGETS if method.needs_gradients else None)
 
@@ -113,7 +129,8 @@ def test_output_has_the_promised_shape_dtype_layout_and_device(method_name, fami
 def test_half_precision_models_are_explained_in_float32(method_name, family_name):
     case = make_case(method_name, family_name, dtype=torch.bfloat16)
 
-    relevance = case.method.attribute(**case.call)
+    with delicate_warning(method_name):
+        relevance = case.method.attribute(**case.call)
 
     assert relevance.dtype == torch.float32
     assert relevance.isfinite().all()
@@ -121,12 +138,15 @@ def test_half_precision_models_are_explained_in_float32(method_name, family_name
 
 
 @every_pair
-def test_every_channel_and_every_pixel_of_a_patch_is_a_copy_of_the_patch_map(method_name, family_name):
+def test_every_channel_and_every_pixel_of_a_patch_is_a_copy_or_a_part_of_the_patch_map(method_name, family_name):
     case = make_case(method_name, family_name)
 
     whole = case.method.attribute(**case.call)
     small = case.method.attribute(**case.call, return_input_shape=False)
 
+    if case.method.is_native:
+        assert_same(whole.flatten(1).sum(1), small.flatten(1).sum(1), 1e-10)
+        return
     copies = small
     for axis in range(small.dim()):
         copies = copies.repeat_interleave(whole.shape[axis] // small.shape[axis], dim=axis)
@@ -174,7 +194,7 @@ def test_logits_with_capture_equal_logits_without(method_name, family_name):
         seen.append(scores_of(case.model(*arguments, **keywords)))
         return seen[-1]
 
-    METHODS[method_name](recording, model=case.model, **FAMILIES[family_name].options).attribute(**case.call)
+    made(method_name, recording, model=case.model, **FAMILIES[family_name].options).attribute(**case.call)
 
     with torch.no_grad():
         expected = scores_of(case.model(case.inputs, **case.keywords))
@@ -184,17 +204,14 @@ def test_logits_with_capture_equal_logits_without(method_name, family_name):
 
 @pytest.mark.parametrize(
     ("method_name", "family_name"),
-    [
-        (method, family)
-        for method in METHODS
-        for family, facts in FAMILIES.items()
-        if {"sdpa", "eager"} <= set(facts.implementations)
-    ],
+    [(method, family) for method, family in PAIRS if {"sdpa", "eager"} <= set(FAMILIES[family].implementations)],
 )
 def test_fused_attention_gives_the_map_of_eager_attention(method_name, family_name):
     fused = make_case(method_name, family_name, "sdpa")
     eager = make_case(method_name, family_name, "eager")
     relative = 1e-6 if FAMILIES[family_name].softmax_in_float32 else 1e-10
+    if looseness(method_name) > 1:
+        relative = 2e-3
 
     relevance = fused.method.attribute(**fused.call)
 
@@ -217,7 +234,7 @@ def test_a_padded_batch_equals_its_rows_alone_and_is_zero_on_padding(method_name
             forward_kwargs={name: mask[sample : sample + 1, :length] for name, mask in case.keywords.items()},
             target=None if case.targets is None else case.targets[sample],
         )
-        assert_same(row[..., :length], alone[0], 1e-10)
+        assert_same(row[..., :length], alone[0], 1e-10 * looseness(method_name))
         assert not row[..., length:].any()
 
 
@@ -228,7 +245,7 @@ def test_the_internal_batch_size_does_not_change_the_map(method_name, family_nam
 
     relevance = case.method.attribute(**case.call, internal_batch_size=internal_batch_size)
 
-    assert_same(relevance, case.method.attribute(**case.call), 1e-12)
+    assert_same(relevance, case.method.attribute(**case.call), 1e-12 * looseness(method_name))
 
 
 @every_pair
@@ -243,7 +260,7 @@ def test_several_targets_are_the_stack_of_single_targets(method_name, family_nam
     for relevance, target in zip(several, targets, strict=True):
         with nullcontext() if target is None else case.warning():
             alone = case.method.attribute(case.inputs, target, forward_kwargs=case.keywords)
-        assert_same(relevance, alone, 1e-12)
+        assert_same(relevance, alone, 1e-12 * looseness(method_name))
 
 
 @every_pair
@@ -270,39 +287,44 @@ def test_masks_may_be_given_in_captums_positional_form(method_name, family_name)
 # Views of the same computation.
 
 
-@every_pair
+@every_pair_with_a_matrix
 def test_the_row_recursion_equals_the_row_of_the_matrix(method_name, family_name):
     case = make_case(method_name, family_name)
     options = FAMILIES[family_name].options
-    # A rollout that is nothing but residual leaves the read-out as it is.
-    readout = AttentionRollout(case.model, residual=1.0, **options).layer_rows(
-        case.inputs, forward_kwargs=case.keywords
-    )[-1]
+    # A rollout that is nothing but residual leaves the read-out as it is, or carries it to what tokens are merged from.
+    start = AttentionRollout(case.model, residual=1.0, **options).layer_rows(case.inputs, forward_kwargs=case.keywords)[
+        -1
+    ]
 
     row = case.method.layer_rows(**case.call)[-1]
     matrix = case.method.matrix(**case.call)
 
+    n_read = matrix.shape[-2]
+    readout = start.new_full((len(start), n_read), 1 / n_read) if FAMILIES[family_name].windowed else start
     expected = (readout[:, None] @ matrix).squeeze(1)
-    if method_name == "GradientRollout":
-        expected = expected - readout
+    if method_name in WITHOUT_START:
+        expected = expected - start
     assert_same(row, expected, 1e-10)
 
 
-@every_pair
+@every_pair_with_a_matrix
 def test_the_row_recursion_holds_for_any_read_out_weights(method_name, family_name):
     case = make_case(method_name, family_name)
     matrix = case.method.matrix(**case.call)
-    weights = torch.rand(matrix.shape[-1], dtype=matrix.dtype)
+    weights = torch.rand(matrix.shape[-2], dtype=matrix.dtype)
+    start = AttentionRollout(case.model, residual=1.0, readout=weights).layer_rows(
+        case.inputs, forward_kwargs=case.keywords
+    )[-1]
 
     row = case.method.layer_rows(**case.call, readout=weights)[-1]
 
     expected = weights @ matrix
-    if method_name == "GradientRollout":
-        expected = expected - weights
+    if method_name in WITHOUT_START:
+        expected = expected - start
     assert_same(row, expected, 1e-10)
 
 
-@every_pair
+@every_pair_with_a_matrix
 def test_the_last_layer_row_is_what_attribute_maps(method_name, family_name):
     case = make_case(method_name, family_name)
     family = FAMILIES[family_name]
@@ -314,7 +336,7 @@ def test_the_last_layer_row_is_what_attribute_maps(method_name, family_name):
     assert_same(relevance.flatten(1), rows[-1][:, family.prefix_tokens :], 1e-12)
 
 
-@every_pair
+@every_global_pair
 def test_head_attention_has_every_layer_and_rows_that_sum_to_one(method_name, family_name):
     case = make_case(method_name, family_name)
     with capture_attention(case.model) as captured:
@@ -339,7 +361,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("method_name", FORMULAS)
-@every_family
+@every_global_family
 def test_layer_attention_is_the_formula_of_the_method(method_name, family_name):
     case = make_case(method_name, family_name)
     with capture_attention(case.model) as captured:
@@ -354,6 +376,14 @@ def test_layer_attention_is_the_formula_of_the_method(method_name, family_name):
     assert len(layers) == len(expected)
     for layer, one in zip(layers, expected, strict=True):
         assert_same(layer, one, 1e-10)
+
+
+@pytest.mark.parametrize(("method_name", "family_name"), REFUSED_PAIRS)
+def test_a_method_that_does_not_follow_windows_says_which_do(method_name, family_name):
+    case = make_case(method_name, family_name)
+
+    with pytest.raises(UnsupportedAttentionError, match="Use GradientRollout, AttentionRollout or RawAttention"):
+        case.method.attribute(**case.call)
 
 
 # Surroundings.
@@ -433,8 +463,11 @@ def test_embeddings_get_the_map_of_their_ids_in_every_dimension(method_name, fam
 
     of_ids = case.method.attribute(**case.call)
     assert whole.is_contiguous()
-    assert_same(small, of_ids, 1e-10)
-    assert_same(whole, of_ids[..., None].expand_as(embeddings), 1e-10)
+    assert_same(small, of_ids, 1e-10 * looseness(method_name))
+    if case.method.is_native:
+        assert_same(whole.sum(-1), of_ids, 1e-10 * looseness(method_name))
+    else:
+        assert_same(whole, of_ids[..., None].expand_as(embeddings), 1e-10 * looseness(method_name))
 
 
 # Nothing left behind.
@@ -506,8 +539,9 @@ def test_success_leaves_nothing_behind(method_name, family_name):
 
     try:
         case.method.attribute(**case.call)
-        case.method.layer_rows(**case.call)
-        case.method.matrix(**case.call)
+        if case.method.has_matrix:
+            case.method.layer_rows(**case.call)
+            case.method.matrix(**case.call)
 
         assert_untouched(case.model, before)
     finally:

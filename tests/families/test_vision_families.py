@@ -72,7 +72,7 @@ def assert_occluded_pixels_are_those_of_the_map(model, image, pixels, options=No
 
 
 @pytest.mark.parametrize("corner", CORNERS)
-@pytest.mark.parametrize("name", IMAGE_FAMILIES)
+@pytest.mark.parametrize("name", [name for name in IMAGE_FAMILIES if not FAMILIES[name].windowed])
 def test_occluding_a_corner_patch_changes_the_token_that_is_drawn_on_its_pixels(name, corner):
     family = FAMILIES[name]
     patch = [side // patches for side, patches in zip(family.image_size, family.grid, strict=True)]
@@ -274,6 +274,7 @@ def test_a_zero_shot_score_is_explained_through_the_image_tower():
 def test_the_text_tower_reads_the_end_of_text_whatever_the_padding(end):
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+    FAMILIES["hf_clip_text"]  # skips where float64 is none of its dtypes
     config = CLIPTextConfig(
         vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
         max_position_embeddings=12, eos_token_id=end, bos_token_id=0, projection_dim=8,
@@ -312,6 +313,8 @@ def test_an_image_of_another_size_is_refused_before_the_model_is_run(name):
 @pytest.mark.usefixtures("never_run")
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
 def test_an_image_of_another_number_of_channels_is_refused_before_the_model_is_run(name):
+    if name == "timm_naflex" and not hasattr(tiny_model(name), "in_chans"):
+        pytest.skip("This timm does not say how many channels NaFlexViT takes; its own error says so later.")
     image = torch.zeros(1, 4, *FAMILIES[name].image_size)
 
     with pytest.raises(InputError, match="takes images of 3 channels, found 4"):

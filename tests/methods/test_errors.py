@@ -21,6 +21,10 @@ from attrib_plugin.errors import (
 
 METHODS = {name: getattr(methods, name) for name in methods.__all__}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+# GradCAM on tokens does not ask what the head reads.
+READERS = {name: method for name, method in METHODS.items() if name != "TokenGradCam"}
+# What GradCAM keeps above zero is often nothing at all in a random model.
+may_be_silent = pytest.mark.filterwarnings("ignore:The relevance of:attrib_plugin.errors.NumericsWarning")
 
 BERT, VIT = tiny_model("bert"), tiny_model("timm_vit")
 IDS, IMAGES = tiny_input("bert")[0], tiny_input("timm_vit")[0]
@@ -152,7 +156,7 @@ def pooled() -> nn.Module:
     return Pooled().double().eval()
 
 
-@every_method
+@pytest.mark.parametrize("method", READERS.values(), ids=READERS)
 def test_an_unknown_read_out_is_an_error_that_shows_the_argument(method):
     model = EncoderClassifier().eval()
 
@@ -162,6 +166,7 @@ def test_an_unknown_read_out_is_an_error_that_shows_the_argument(method):
 
 
 @every_method
+@may_be_silent
 def test_an_unknown_patch_grid_is_an_error_that_shows_the_argument(method):
     model = pooled()
 
@@ -231,6 +236,7 @@ def test_an_output_without_scores_is_refused(method, output, message):
 
 
 @every_method
+@may_be_silent
 @pytest.mark.parametrize("wrap", [lambda logits: (logits, None), lambda logits: {"other": 3, "scores": logits}])
 def test_scores_within_a_tuple_or_a_mapping_are_found(method, wrap):
     relevance = method(lambda images: wrap(VIT(images)), model=VIT).attribute(IMAGES)

@@ -72,7 +72,7 @@ def z_plus_rule(
 ) -> Tensor:
     """Relevance in proportion to positive contributions, x⁺w⁺ and x⁻w⁻ together; bias ignored (alpha 1, beta 0).
 
-    Conserves the sum where an output has any positive contribution. Uses x⁺W⁺ + x⁻W⁻ = ½(xW + |x||W|), so that the
+    Conserves the sum where an output has any positive contribution. Uses ``x⁺W⁺ + x⁻W⁻ = ½(xW + |x||W|)``, so that the
     product that the layer itself has made serves once more: three products instead of six.
 
     Args:

@@ -32,7 +32,7 @@ def conserving_sum_rule(
     """The rule in proportion to size, with each branch rescaled to its share of the absolute sums.
 
     Where the summands cancel, R_a and R_b of :func:`sum_rule` grow large with opposite signs. Rescaled so that
-    Σ R_a = ΣR·|Σ R_a| / (|Σ R_a| + |Σ R_b|), and the same for b, they keep the total of every sample. The sums run over
+    ``ΣR_a = ΣR·|ΣR_a| / (|ΣR_a| + |ΣR_b|)``, and the same for b, they keep the total of every sample. The sums run over
     one sample; the authors' code sums over the batch too, which couples its samples.
 
     The rule is discontinuous where a branch's sum crosses zero: the sign of that whole branch flips.
@@ -88,7 +88,7 @@ def residual_gamma_rule(
 
 
 def magnitude_mean_rule(inputs: Tensor, relevance: Tensor) -> Tensor:
-    """Relevance of a mean, shared out by the size of its terms: R_i = R·|x_i| / Σ|x|.
+    """Relevance of a mean, shared out by the size of its terms: ``R_i = R·|x_i| / Σ|x|``.
 
     The proportional rule divides by the mean itself, which is near zero in many channels after a norm.
 

@@ -1,7 +1,39 @@
 """What all methods share: the Captum interface, the forward pass under capture, and layers read in blocks."""
 
 from attrib_plugin.methods.base.attribution import AttentionAttribution
-from attrib_plugin.methods.base.layers import AttentionLayer, RowBlock, from_the_top, layers_of
+from attrib_plugin.methods.base.encoder_decoder import check_decoder_ids, encoder_with_decoder
+from attrib_plugin.methods.base.evidence import SIGNS, Sign, evidence_by_sign, net_evidence
+from attrib_plugin.methods.base.forward_pass import Query, Subject, Tap
+from attrib_plugin.methods.base.input_relevance import Destination, InputRelevance
+from attrib_plugin.methods.base.layers import AttentionLayer, RowBlock, from_the_top, layers_of, to_the_input
+from attrib_plugin.methods.base.pairs import check_pairs, find_towers, two_towers
+from attrib_plugin.methods.base.propagation import Propagation, find_composite
 from attrib_plugin.methods.base.targets import unwrap_output
+from attrib_plugin.methods.base.tokens import input_tokens
 
-__all__ = ["AttentionAttribution", "AttentionLayer", "RowBlock", "from_the_top", "layers_of", "unwrap_output"]
+__all__ = [
+    "SIGNS",
+    "AttentionAttribution",
+    "AttentionLayer",
+    "Destination",
+    "InputRelevance",
+    "Propagation",
+    "Query",
+    "RowBlock",
+    "Sign",
+    "Subject",
+    "Tap",
+    "check_decoder_ids",
+    "check_pairs",
+    "encoder_with_decoder",
+    "evidence_by_sign",
+    "find_composite",
+    "find_towers",
+    "from_the_top",
+    "input_tokens",
+    "layers_of",
+    "net_evidence",
+    "to_the_input",
+    "two_towers",
+    "unwrap_output",
+]

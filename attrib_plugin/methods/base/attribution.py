@@ -13,14 +13,18 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from attrib_plugin.capture import call_probabilities
 from attrib_plugin.errors import InputError, NumericsWarning, TargetIgnoredWarning
 from attrib_plugin.families import ReadoutArgument, find_member
+from attrib_plugin.functional import divide_rows, overwrite_special
+from attrib_plugin.functional.choices import check_choice
+from attrib_plugin.functional.finished_rows import DIVISORS, SPECIALS, Divisor, Special
 from attrib_plugin.methods.base.caller import warn_caller
-from attrib_plugin.methods.base.forward_pass import Query, Subject, explain_targets
+from attrib_plugin.methods.base.forward_pass import Demand, Query, Subject, Tap, explain_targets
 from attrib_plugin.methods.base.inputs import check_input
 from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
+from attrib_plugin.methods.base.propagation import Propagation
 from attrib_plugin.methods.base.targets import Target
+from attrib_plugin.methods.base.windows import refuse_windows
 from attrib_plugin.postprocessing.grid import grid_to_pixels, tokens_to_grid
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
 
@@ -34,7 +38,10 @@ class AttentionAttribution(Attribution):
     """Attribution read from attention; a method declares what it needs and gives its formula.
 
     A method sets :attr:`needs_gradients` and implements ``_rows`` (rows of its product of layers) and
-    ``_layer_matrices`` (what it takes from each layer). It is final: variants are named parameters.
+    ``_layer_matrices`` (what it takes from each layer); one without a matrix from token to token says so by
+    :attr:`has_matrix` and gives ``_relevance`` alone; one whose relevance belongs to single pixels and embedding
+    dimensions says so by :attr:`is_native`. One that carries its rows below each layer's mergings sets
+    :attr:`takes_windows` (see ``AttentionLayer.below``). It is final: variants are named parameters.
 
     Args:
         forward_func: The model itself, or a function around it that takes the same arguments.
@@ -45,12 +52,19 @@ class AttentionAttribution(Attribution):
             and not weighted by gradients.
         grid: Rows and columns of image patches, for models that no family knows.
         prefix_tokens: Leading tokens that are no patches, for models that no family knows.
+        special: What stands at special tokens of a finished map: ``"keep"``, ``"zero_first"``, ``"min_first"`` or
+            ``"zero_ends"``; see :func:`~attrib_plugin.functional.overwrite_special`.
+        divide_by: ``"max"`` divides each finished map by its largest value beyond the prefix tokens.
 
     Raises:
         InputError: If ``forward_func`` is no module and ``model`` is not given.
+        ValueError: If ``special`` or ``divide_by`` is unknown.
     """
 
     needs_gradients: ClassVar[bool] = False
+    has_matrix: ClassVar[bool] = True
+    is_native: ClassVar[bool] = False
+    takes_windows: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Preset]] = {}
     _silence: ClassVar[str] = "no attention carries it."
 
@@ -69,8 +83,12 @@ class AttentionAttribution(Attribution):
         readout: ReadoutArgument = None,
         grid: tuple[int, int] | None = None,
         prefix_tokens: int | None = None,
+        special: Special = "keep",
+        divide_by: Divisor = "nothing",
     ) -> None:
         super().__init__(forward_func)
+        check_choice("special", special, SPECIALS)
+        check_choice("divide_by", divide_by, DIVISORS)
         if model is None and not isinstance(forward_func, nn.Module):
             raise InputError(
                 f"Expected an nn.Module, found {type(forward_func).__name__}. Name the module inside the function: "
@@ -80,6 +98,8 @@ class AttentionAttribution(Attribution):
         self.readout = readout
         self.grid = grid
         self.prefix_tokens = prefix_tokens
+        self.special: Special = special
+        self.divide_by: Divisor = divide_by
         self._member = find_member(self.model)
 
     @classmethod
@@ -223,7 +243,10 @@ class AttentionAttribution(Attribution):
         """
         query = self._query(inputs, additional_forward_args, **options)
         (probabilities,) = explain_targets(
-            self._subject, query, False, lambda trace: tuple(call_probabilities(call) for call in trace.calls)
+            self._subject,
+            query,
+            Demand(),
+            lambda trace: tuple(layer.by_head(lambda block: block.probs) for layer in layers_of(trace)),
         )
         return probabilities
 
@@ -259,12 +282,12 @@ class AttentionAttribution(Attribution):
             L tensors (B,N) over all tokens, from the input upwards; the last is the row that :meth:`attribute` maps.
         """
         query = self._query(inputs, additional_forward_args, targets=(target,), **options)
-        return self._explain(query, self._rows_by_layer)[0]
+        return self._explain(query, self._finished_by_layer)[0]
 
     # What a method gives.
 
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
-        """Relevance (B,S,N) of all tokens for S combinations of output tokens ``readout`` (B,S,N)."""
+        """Relevance (B,S,N) of all input tokens for S combinations ``readout`` (B,S,N) of the last layer's tokens."""
         raise NotImplementedError(f"{type(self).__name__} gives no formula.")
 
     def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
@@ -279,8 +302,25 @@ class AttentionAttribution(Attribution):
 
     def _rows_by_layer(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
         """The read-out row (B,N) after every layer."""
-        layers = layers_of(trace)
-        return tuple(self._row(layers[: number + 1], trace.layout) for number in range(len(layers)))
+        layers, readout, rows = layers_of(trace), trace.layout.readout[:, None], list[Tensor]()
+        for layer in reversed(layers):
+            rows.append(self._rows(layers[: layer.position + 1], readout, trace.layout).squeeze(1))
+            readout = layer.below(readout)
+        return tuple(reversed(rows))
+
+    def _relevance(self, trace: AttentionTrace) -> Tensor:
+        """The row (B,N) that :meth:`attribute` maps."""
+        return self._row(layers_of(trace), trace.layout)
+
+    @property
+    def _tap(self) -> Tap | None:
+        """Which layer's activations the method weighs in place of attention."""
+        return None
+
+    @property
+    def _propagation(self) -> Propagation | None:
+        """What relevance the method asks for."""
+        return None
 
     # What the base does with it.
 
@@ -309,34 +349,51 @@ class AttentionAttribution(Attribution):
             internal_batch_size=internal_batch_size,
         )
 
-    def _explain(self, query: Query, read: Callable[[AttentionTrace], _T]) -> list[_T]:
+    def _explain(
+        self, query: Query, read: Callable[[AttentionTrace], _T], propagation: Propagation | None = None
+    ) -> list[_T]:
         if not self.needs_gradients and not (query.targets == (None,) and query.against is None):
             warn_caller(
                 f"{type(self).__name__} does not depend on the class: target and against are ignored, and the map is "
                 "the same for every class.",
                 TargetIgnoredWarning,
             )
-        return explain_targets(self._subject, query, self.needs_gradients, read)
+        if not self.takes_windows:
+            refuse_windows(self._member, type(self).__name__)
+        demand = Demand(self.needs_gradients, self._tap, propagation or self._propagation)
+        return explain_targets(self._subject, query, demand, read)
 
     def _row(self, layers: Sequence[AttentionLayer], layout: TokenLayout) -> Tensor:
         return self._rows(layers, layout.readout[:, None], layout).squeeze(1)
 
+    def _finished(self, row: Tensor, layout: TokenLayout) -> Tensor:
+        row = overwrite_special(row, self.special, padding=layout.padding)
+        return divide_rows(row, self.divide_by, prefix_tokens=layout.prefix_tokens)
+
+    def _finished_by_layer(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
+        return tuple(self._finished(row, trace.layout) for row in self._rows_by_layer(trace))
+
     def _map(self, trace: AttentionTrace, query: Query, return_input_shape: bool) -> Tensor:
         layout, inputs = trace.layout, query.given.tensor
-        relevance = self._row(layers_of(trace), layout)
-        if (silent := (relevance == 0).all(-1)).any():
-            warn_caller(
-                f"The relevance of {int(silent.sum())} of {len(silent)} samples is zero everywhere: {self._silence}",
-                NumericsWarning,
-            )
+        relevance = self._finished(self._relevance(trace), layout)
         if layout.grid is None:
+            self._warn_of_silence(relevance)
             return (
                 relevance[..., None].repeat(1, 1, inputs.shape[-1])
                 if inputs.dim() == 3 and return_input_shape
                 else relevance
             )
         patches = tokens_to_grid(relevance, layout.grid, layout.prefix_tokens)
+        # A class token may hold its own start while no patch has any relevance.
+        self._warn_of_silence(patches.flatten(1))
         if not return_input_shape:
             return patches
         size = (inputs.shape[-2], inputs.shape[-1])
         return grid_to_pixels(patches, size, patch_size=layout.patch_size).repeat(1, inputs.shape[1], 1, 1)
+
+    def _warn_of_silence(self, relevance: Tensor) -> None:
+        if (silent := (relevance == 0).all(-1)).any():
+            warn_caller(
+                f"The relevance of {int(silent.sum())} of {len(silent)} samples is zero everywhere: {self._silence}",
+                NumericsWarning,
+            )

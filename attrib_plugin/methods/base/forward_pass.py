@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib_plugin.capture import (
+    ActivationTap,
     CaptureSession,
     call_padding,
     is_training,
@@ -21,6 +23,7 @@ from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
 from attrib_plugin.methods.base.caller import warn_caller
 from attrib_plugin.methods.base.inputs import ModelInput, cut_target
+from attrib_plugin.methods.base.propagation import Propagation
 from attrib_plugin.methods.base.targets import (
     Target,
     predicted_tokens,
@@ -32,6 +35,9 @@ from attrib_plugin.methods.base.targets import (
 from attrib_plugin.records import AttentionCall, AttentionTrace, TokenLayout
 
 _T = TypeVar("_T", Tensor, tuple[Tensor, ...])
+
+Tap = Callable[[CaptureSession], AbstractContextManager[ActivationTap | None]]
+"""Follows the activations of a layer during a session, for methods that weigh those in place of attention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +79,41 @@ class Query:
             )
 
 
+def _as_it_is(trace: AttentionTrace) -> AttentionTrace:
+    return trace
+
+
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """Which calls of a forward pass take part, and over which tokens.
+
+    Attributes:
+        calls: The calls, whose gradients are taken.
+        facts: What is known about the tokens that the head reads.
+        trace: Makes of the trace of these calls the one that the method reads.
+    """
+
+    calls: tuple[AttentionCall, ...]
+    facts: TokenFacts
+    trace: Callable[[AttentionTrace], AttentionTrace] = _as_it_is
+
+
+def one_sequence(member: Member, query: Query, calls: tuple[AttentionCall, ...]) -> Arrangement:
+    """Self-attention over one sequence of tokens; everything else is refused.
+
+    Args:
+        member: The model as recognised.
+        query: What is asked.
+        calls: All calls of the forward pass.
+
+    Returns:
+        The arrangement.
+    """
+    known = query.readout is not None or member.readout is not None
+    chosen = token_to_token(calls, allow_pooling=known)
+    return Arrangement(chosen, _facts(query.given, chosen, pooling_weights(calls)))
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """What is explained.
@@ -81,20 +122,37 @@ class Subject:
         forward_func: What is called.
         model: The module inside it.
         member: The model as recognised.
+        arrange: Chooses the calls that take part.
     """
 
     forward_func: Callable[..., Any]
     model: nn.Module
     member: Member
+    arrange: Callable[[Member, Query, tuple[AttentionCall, ...]], Arrangement] = one_sequence
 
 
-def explain_targets(subject: Subject, query: Query, gradients: bool, read: Callable[[AttentionTrace], _T]) -> list[_T]:
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """What a method needs of the passes.
+
+    Attributes:
+        gradients: Whether it needs gradients.
+        tap: Follows the layer whose activations and their gradients are wanted in place of those of attention.
+        propagation: What relevance is wanted, for methods that have rules.
+    """
+
+    gradients: bool = False
+    tap: Tap | None = None
+    propagation: Propagation | None = None
+
+
+def explain_targets(subject: Subject, query: Query, demand: Demand, read: Callable[[AttentionTrace], _T]) -> list[_T]:
     """Run the model and read every target's trace.
 
     Args:
         subject: What is explained.
         query: What is asked.
-        gradients: Whether the method needs gradients.
+        demand: What the method needs.
         read: Turns a trace into tensors with the batch on their first axis.
 
     Returns:
@@ -108,32 +166,51 @@ def explain_targets(subject: Subject, query: Query, gradients: bool, read: Calla
         )
     if (size := query.internal_batch_size) is not None and size < 1:
         raise InputError(f"internal_batch_size must be at least 1, not {size}.")
-    parts = [_explain_batch(subject, batch, gradients, read) for batch in query.batches()]
+    parts = [_explain_batch(subject, batch, demand, read) for batch in query.batches()]
     return parts[0] if len(parts) == 1 else [_joined(list(of_target)) for of_target in zip(*parts, strict=True)]
 
 
-def _explain_batch(subject: Subject, query: Query, gradients: bool, read: Callable[[AttentionTrace], _T]) -> list[_T]:
+def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callable[[AttentionTrace], _T]) -> list[_T]:
     results = []
-    with CaptureSession(subject.model, gradients=gradients) as session:
+    gradients, propagation = demand.gradients, demand.propagation
+    with torch.inference_mode(False):
+        given = _for_backward(query.given)
+        graph, given = propagation.begin(given) if propagation else (None, given)
+    windowed = subject.member.family.windowed
+    with (
+        CaptureSession(subject.model, gradients=gradients, follow_positions=windowed, interpreter=graph) as session,
+        (demand.tap or _no_tap)(session) as tapped,
+    ):
         session.batch_size = query.given.batch_size
-        output = unwrap_output(_for_backward(query.given).call(subject.forward_func))
-        every = session.calls
-        known = query.readout is not None or subject.member.readout is not None
-        calls = token_to_token(every, allow_pooling=known)
-        facts = _facts(query.given, calls, pooling_weights(every))
+        output = unwrap_output(given.call(subject.forward_func))
+        arranged = subject.arrange(subject.member, query, session.calls)
+        calls, facts = arranged.calls, arranged.facts
         predicted = predicted_tokens(output, facts.padding) if _scores_tokens(subject.member, output, facts) else None
         targets = [predicted if target is None else target for target in query.targets]
         for remaining, target in enumerate(targets, start=1 - len(targets)):
-            output_gradients = None
+            output_gradients = activation = relevance = None
             if gradients:
                 score = select_score(output, target)
                 if query.against is not None:
                     score = score - select_score(output, query.against)
-                output_gradients = session.output_gradients(score, retain_graph=remaining < 0, calls=calls)
+                last = remaining == 0
+                if tapped is not None:
+                    activation = tapped.read(score, retain_graph=not last)
+                elif propagation is None or propagation.at_calls:
+                    keep = propagation is not None or not last
+                    output_gradients = session.output_gradients(score, retain_graph=keep, calls=calls)
+                if propagation is not None and graph is not None:
+                    relevance = propagation.end(session, graph, given, calls, score, retain_graph=not last)
             layout = _layout(subject.member, query, facts, output, target)
             with torch.no_grad():
-                results.append(read(AttentionTrace(calls, layout, output_gradients)))
+                results.append(
+                    read(arranged.trace(AttentionTrace(calls, layout, output_gradients, activation, relevance)))
+                )
     return results
+
+
+def _no_tap(session: CaptureSession) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _for_backward(given: ModelInput) -> ModelInput:
@@ -159,6 +236,7 @@ def _facts(given: ModelInput, calls: tuple[AttentionCall, ...], pooling: Tensor 
         padding=None if given.image_size else call_padding(calls[0]),
         like=calls[0].output,
         pooling=pooling,
+        input_grid=None if calls[0].placement is None else calls[0].placement.input_grid,
     )
 
 

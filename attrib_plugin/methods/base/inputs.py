@@ -27,6 +27,7 @@ class ModelInput:
         arguments: Further positional arguments of the forward function.
         keywords: Keyword arguments of the forward function.
         as_embeddings: Whether the tensor is passed as ``inputs_embeds``.
+        keeps_graph: Whether the tensor is handed to the model with its graph.
     """
 
     tensor: Tensor
@@ -34,6 +35,7 @@ class ModelInput:
     arguments: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
     as_embeddings: bool = False
+    keeps_graph: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -59,7 +61,7 @@ class ModelInput:
         Returns:
             Whatever it returns.
         """
-        tensor = self.tensor.detach()
+        tensor = self.tensor if self.keeps_graph else self.tensor.detach()
         if self.as_embeddings:
             return forward_func(None, *self.arguments, inputs_embeds=tensor, **self.keywords)
         return forward_func(tensor, *self.arguments, **self.keywords)
@@ -198,7 +200,7 @@ def _check_against_model(tensor: Tensor, keywords: Mapping[str, Any], member: Me
             f"{type(module).__name__} takes at most {longest} tokens, found {tensor.shape[1]}. Truncate the text."
         )
     if tensor.dim() == 2:
-        _check_ids(tensor, module)
+        check_ids(tensor, module)
 
 
 def _check_image(images: Tensor, keywords: Mapping[str, Any], member: Member) -> None:
@@ -222,9 +224,21 @@ def _check_image(images: Tensor, keywords: Mapping[str, Any], member: Member) ->
         raise InputError(f"{name} takes images of {channels} channels, found {images.shape[1]}.")
 
 
-def _check_ids(ids: Tensor, module: nn.Module) -> None:
+def check_ids(ids: Tensor, module: nn.Module) -> None:
+    """Check that token ids are in the vocabulary.
+
+    Args:
+        ids: Token ids.
+        module: The model that reads them.
+
+    Raises:
+        InputError: If some id is not.
+    """
     find = getattr(module, "get_input_embeddings", None)
-    embedding = find() if callable(find) else None
+    try:
+        embedding = find() if callable(find) else None
+    except NotImplementedError:  # transformers does not know where some of its models keep them
+        embedding = None
     limit = getattr(embedding, "num_embeddings", None)
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or (limit is not None and highest >= limit):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attrib_plugin.capture import call_gradient, call_probabilities
+from attrib_plugin.methods.base.windows import Windows, merged_from, some_windows
 from attrib_plugin.records import AttentionCall, AttentionTrace
 
 if TYPE_CHECKING:
@@ -23,15 +24,19 @@ MAX_CHUNK_BYTES = 32 * 2**20
 class RowBlock:
     """Some query rows of one layer.
 
+    In a windowed layer a block is some of the windows, whole: ``batch`` are windows and ``token`` the slots of one.
+
     Attributes:
-        probs: Attention probabilities.
+        probs: Attention probabilities; zero at keys that the model padded to fill a window.
         gradients: Gradient of the explained score with respect to them; ``None`` without gradients.
         rows: Which queries these rows are; ``None`` for all.
+        relevance: Relevance of the probabilities by the rules of a composite; ``None`` without one.
     """
 
     probs: Float[Tensor, "batch head row token"]
     gradients: Float[Tensor, "batch head row token"] | None
     rows: Int[Tensor, " row"] | None
+    relevance: Float[Tensor, "batch head row token"] | None = None
 
     @property
     def weighted(self) -> tuple[Tensor, Tensor]:
@@ -40,26 +45,73 @@ class RowBlock:
             raise ValueError("This layer was read without gradients; the method must set needs_gradients.")
         return self.probs, self.gradients
 
+    @property
+    def relevant(self) -> Tensor:
+        """Relevance of the probabilities, for methods that have a composite."""
+        if self.relevance is None:
+            raise ValueError("This layer was read without relevance; the method must have a propagation.")
+        return self.relevance
+
 
 LayerMatrix = Callable[[RowBlock], Tensor]
 """A method's formula: from some rows of attention to the same rows of its matrix, ``... batch row token``."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRecord:
+    """What a forward pass and backward passes gave for one layer.
+
+    Attributes:
+        call: The recorded call.
+        output_gradient: Gradient of the explained score with respect to the call's output; ``None`` without gradients.
+        output_share: Relevance of the call's output divided by it; ``None`` without propagation.
+    """
+
+    call: AttentionCall
+    output_gradient: Tensor | None = None
+    output_share: Tensor | None = None
 
 
 class AttentionLayer:
     """A layer whose matrix is computed in blocks of query rows from what the call recorded.
 
     Args:
-        call: The recorded call.
-        output_gradient: Gradient of the explained score with respect to the call's output.
-        position: Which layer of the model this is, from 0.
-        n_layers: How many layers the model has.
+        records: All layers of the model, from the input upwards.
+        position: Which of them this is, from 0.
     """
 
-    def __init__(self, call: AttentionCall, output_gradient: Tensor | None, position: int, n_layers: int) -> None:
+    def __init__(self, records: Sequence[LayerRecord], position: int) -> None:
         self.position = position
-        self.n_layers = n_layers
-        self._call = call
-        self._output_gradient = output_gradient
+        self.n_layers = len(records)
+        self._records = records
+        own = records[position]
+        self._call = own.call
+        self._output_gradient = own.output_gradient
+        self._output_share = own.output_share
+        self._windows = None if own.call.placement is None else Windows(own.call.placement)
+
+    @property
+    def pairs(self) -> Tensor | None:
+        """Which tokens can attend to which, ``token token``; ``None`` where all can."""
+        return None if self._windows is None else self._windows.pairs
+
+    def below(self, rows: Float[Tensor, "... token"]) -> Float[Tensor, "... token"]:
+        """Rows over this layer's tokens as rows over the tokens that the layer below gave, or over the patches.
+
+        Args:
+            rows: One value a token of this layer.
+
+        Returns:
+            The rows themselves, unless tokens were merged between the two layers: then each gives its value to the
+            tokens that it was made from, by their shares.
+        """
+        placement = self._call.placement
+        return rows if placement is None else merged_from(rows, placement.mergings)
+
+    @property
+    def mirrored(self) -> AttentionLayer:
+        """The layer that is as far from the top as this one is from the bottom."""
+        return AttentionLayer(self._records, self.n_layers - 1 - self.position)
 
     def times(self, weights: Float[Tensor, "... token"], matrix: LayerMatrix) -> Float[Tensor, "... token"]:
         """Row vectors times the layer's matrix; only rows with a weight are computed.
@@ -71,6 +123,8 @@ class AttentionLayer:
         Returns:
             ``weights @ matrix``, of the shape that broadcasting gives.
         """
+        if self._windows is not None:
+            return self._in_windows(self._windows, weights, matrix, torch.matmul)
         weighted_rows = weights.reshape(-1, weights.shape[-1]).ne(0).any(0)
         rows = None if weighted_rows.all() else weighted_rows.nonzero().squeeze(-1)
         product: Tensor | float = 0.0
@@ -78,6 +132,23 @@ class AttentionLayer:
             chosen = weights if block.rows is None else weights.index_select(-1, block.rows)
             product = product + chosen @ matrix(block).to(chosen.dtype)
         return product if isinstance(product, Tensor) else torch.zeros_like(weights)
+
+    def applied_to(self, values: Float[Tensor, "... token"], matrix: LayerMatrix) -> Float[Tensor, "... token"]:
+        """The layer's matrix times column vectors, in blocks of rows.
+
+        Args:
+            values: One value a key.
+            matrix: The method's formula.
+
+        Returns:
+            ``matrix @ values``, one value a query.
+        """
+        if self._windows is not None:
+            columns = values[..., None, :]
+            product = self._in_windows(self._windows, columns, matrix, lambda rows, block: (block @ rows.mT).mT)
+            return product.squeeze(-2)
+        parts = [(matrix(block).to(values.dtype) @ values[..., None])[..., 0] for block in self._blocks(None, values)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def matrix(self, matrix: LayerMatrix) -> Float[Tensor, "... token token"]:
         """The layer's whole matrix.
@@ -88,8 +159,59 @@ class AttentionLayer:
         Returns:
             All rows; memory N x N for each sample.
         """
+        if self._windows is not None:
+            whole = [matrix(block) for _, block in self._window_blocks(self._windows, None)]
+            return self._windows.dense(torch.cat(whole, dim=-3))
         blocks = [matrix(block) for block in self._blocks(None, self._call.output)]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+
+    def by_head(self, matrix: LayerMatrix) -> Float[Tensor, "batch head token token"]:
+        """Like :meth:`matrix`, for a formula that keeps the heads.
+
+        Args:
+            matrix: From some rows of attention to something for each entry of them, ``batch head row token``.
+
+        Returns:
+            All rows; memory N x N for each sample and head.
+        """
+        if self._windows is None:
+            return self.matrix(matrix)
+        return self.matrix(lambda block: matrix(block).movedim(1, 0)).movedim(0, 1)
+
+    def _in_windows(
+        self, windows: Windows, rows: Tensor, matrix: LayerMatrix, combine: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Rows combined with every window's matrix; windows without a weight are left out."""
+        gathered = windows.gather(rows)
+        weighted = gathered.movedim(-3, 0).flatten(1).ne(0).any(-1)
+        whole: Tensor | None = None
+        for chosen, block in self._window_blocks(windows, weighted.nonzero().squeeze(-1)):
+            product = combine(gathered.index_select(-3, chosen), matrix(block).to(gathered.dtype))
+            if whole is None:
+                whole = product.new_zeros(*product.shape[:-3], *gathered.shape[-3:])
+            whole[..., chosen, :, :] = product
+        return torch.zeros_like(rows) if whole is None else windows.scatter(whole)
+
+    def _window_blocks(self, windows: Windows, chosen: Tensor | None) -> Iterator[tuple[Tensor, RowBlock]]:
+        """Blocks of windows, with which windows they are."""
+        call = self._call
+        tokens, bytes_per_row = self._size()
+        n_windows = len(call.output)
+        every = torch.arange(n_windows, device=windows.slots.device)
+        # A product of its own has the values of all windows inside.
+        can_cut = call.product is None
+        step = max(1, MAX_CHUNK_BYTES * n_windows // (bytes_per_row * tokens)) if can_cut else n_windows
+        for part in torch.split(every if chosen is None or not can_cut else chosen, step):
+            whole = len(part) == n_windows
+            some = call if whole else some_windows(call, part)
+            probs = call_probabilities(some)
+            is_real = windows.is_real[part % len(windows.slots)]
+            gradients, through = (
+                None if one is None else call_gradient(some, one if whole else one.index_select(0, part))
+                for one in (self._output_gradient, self._output_share)
+            )
+            probs = probs * is_real[:, None, None, :].to(probs.dtype)
+            yield part, RowBlock(probs, gradients, None, _relevance(probs, through))
 
     def _blocks(self, rows: Tensor | None, like: Tensor) -> Iterator[RowBlock]:
         tokens, bytes_per_row = self._size()
@@ -98,10 +220,12 @@ class AttentionLayer:
         if rows is None and wanted > step:
             rows = torch.arange(tokens, device=like.device)
         for part in [None] if rows is None else torch.split(rows, step):
-            gradients = None
-            if self._output_gradient is not None:
-                gradients = call_gradient(self._call, self._output_gradient, part)
-            yield RowBlock(call_probabilities(self._call, part), gradients, part)
+            gradients, through = (
+                None if one is None else call_gradient(self._call, one, part)
+                for one in (self._output_gradient, self._output_share)
+            )
+            probs = call_probabilities(self._call, part)
+            yield RowBlock(probs, gradients, part, _relevance(probs, through))
 
     def _size(self) -> tuple[int, int]:
         call = self._call
@@ -123,7 +247,14 @@ def layers_of(trace: AttentionTrace) -> list[AttentionLayer]:
     """
     count = len(trace.calls)
     gradients = trace.output_gradients or (None,) * count
-    return [AttentionLayer(call, gradients[i], i, count) for i, call in enumerate(trace.calls)]
+    shares = (trace.relevance.shares if trace.relevance else ()) or (None,) * count
+    records = [LayerRecord(*fields) for fields in zip(trace.calls, gradients, shares, strict=True)]
+    return [AttentionLayer(records, position) for position in range(count)]
+
+
+def _relevance(probs: Tensor, through: Tensor | None) -> Tensor | None:
+    """Relevance of probabilities: half of what their product with the values carries, A ⊙ (R_O/O)·Vᵀ."""
+    return None if through is None else probs * through / 2
 
 
 def from_the_top(layers: Sequence[AttentionLayer], start_layer: int = 0) -> list[AttentionLayer]:
@@ -143,3 +274,18 @@ def from_the_top(layers: Sequence[AttentionLayer], start_layer: int = 0) -> list
     if not 0 <= start_layer < count:
         raise ValueError(f"start_layer must be one of the {count} layers 0 to {count - 1}, not {start_layer}.")
     return [layer for layer in reversed(layers) if layer.position >= start_layer]
+
+
+def to_the_input(layers: Sequence[AttentionLayer], rows: Float[Tensor, "... token"]) -> Float[Tensor, "... token"]:
+    """Rows over the tokens of the last of some layers, as rows over the tokens of the input.
+
+    Args:
+        layers: Layers from the input upwards.
+        rows: One value a token of the last of them.
+
+    Returns:
+        The rows themselves, unless tokens were merged on the way.
+    """
+    for layer in reversed(layers):
+        rows = layer.below(rows)
+    return rows

@@ -81,20 +81,20 @@ def run(tensors, **options):
     return rule(query, key, value, torch.nan_to_num(output), relevance, **options)
 
 
+def additive():
+    return torch.randn(H, Q, K, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
 MASKS = {
     "none": (lambda: {}, lambda: torch.zeros(Q, K).double()),
     "bool": (
         lambda: {"mask": torch.tensor([True, False, True]).expand(B, 1, Q, K)},
         lambda: torch.tensor([0.0, -math.inf, 0.0]).double(),
     ),
-    "additive": (lambda: {"mask": additive()}, lambda: additive()),
+    "additive": (lambda: {"mask": additive()}, additive),
     "causal": (lambda: {"is_causal": True}, lambda: torch.full((Q, K), -math.inf).double().triu(1)),
     "scale": (lambda: {"scale": 0.3}, lambda: torch.zeros(Q, K).double()),
 }
-
-
-def additive():
-    return torch.randn(H, Q, K, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("divide", [EXACT, UNSIGNED])

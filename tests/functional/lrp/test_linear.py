@@ -19,7 +19,7 @@ from attrib_plugin.functional.lrp import (
     z_plus_rule,
 )
 
-B, I, O = 3, 5, 4
+B, N_IN, N_OUT = 3, 5, 4
 TIGHT = {"rtol": 1e-11, "atol": 1e-12}
 SMALL = Stabilizer(epsilon=1e-3)
 UNSIGNED = Stabilizer(epsilon=1e-3, signed=False)
@@ -28,7 +28,7 @@ quickly = settings(max_examples=25, deadline=None, derandomize=True)
 
 def case(seed=0, bias=True):
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((B, I), (O, I), (O,), (B, O))
+    shapes = ((B, N_IN), (N_OUT, N_IN), (N_OUT,), (B, N_OUT))
     inputs, weight, shift, relevance = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
     )
@@ -42,14 +42,14 @@ def divided(numerator, denominator, divide):
     return numerator / (denominator + (-divide.epsilon if negative else divide.epsilon))
 
 
-def slow(inputs, weight, relevance, numerator, denominator, divide=EXACT):
+def slow(inputs, weight, relevance, numerator, denominator, divide=EXACT):  # noqa: PLR0917 - a formula
     """R_i = Σ_j n_ij R_j / d_j, with n and d as functions of a sample's contributions."""
-    found = torch.zeros(B, I, dtype=torch.float64)
+    found = torch.zeros(B, N_IN, dtype=torch.float64)
     for sample in range(B):
-        for j in range(O):
-            terms = [float(inputs[sample, i] * weight[j, i]) for i in range(I)]
+        for j in range(N_OUT):
+            terms = [float(inputs[sample, i] * weight[j, i]) for i in range(N_IN)]
             share = divided(float(relevance[sample, j]), denominator(terms, sample, j), divide)
-            for i in range(I):
+            for i in range(N_IN):
                 found[sample, i] += numerator(terms, i, sample, j) * share
     return found
 
@@ -140,7 +140,7 @@ def test_split_rule_normalises_products_of_positive_and_of_negative_factors_apar
 
     found = split_z_plus_rule(inputs, LinearMap.dense(weight), relevance, divide=divide)
 
-    expected = torch.zeros(B, I, dtype=torch.float64)
+    expected = torch.zeros(B, N_IN, dtype=torch.float64)
     for sign in (1, -1):
 
         def both(i, sample, j, sign=sign):
@@ -152,7 +152,7 @@ def test_split_rule_normalises_products_of_positive_and_of_negative_factors_apar
             weight,
             relevance,
             lambda terms, i, sample, j: both(i, sample, j),
-            lambda terms, sample, j: sum(both(i, sample, j) for i in range(I)),
+            lambda terms, sample, j: sum(both(i, sample, j) for i in range(N_IN)),
             divide,
         )
     assert_close(found, expected, **TIGHT)
@@ -181,7 +181,7 @@ def test_gamma_rule_agrees_with_slow_loops(gamma, divide):
 
 
 def test_gamma_rule_of_positive_inputs_and_outputs_is_that_of_the_paper():
-    # Montavon et al. 2019: R_i = Σ_j x_i (w_ij + γ w⁺_ij) / Σ_i x_i (w_ij + γ w⁺_ij) R_j.
+    # Montavon et al. 2019: R_i = Σ_j x_i (w_ij + g w⁺_ij) / Σ_i x_i (w_ij + g w⁺_ij) R_j with gamma g.
     inputs, weight, _, relevance = case()
     inputs, weight = inputs.abs(), weight + 1.5
 
@@ -209,7 +209,7 @@ def test_box_rule_agrees_with_slow_loops(divide):
         weight,
         relevance,
         lambda terms, i, sample, j: term(i, sample, j),
-        lambda terms, sample, j: sum(term(i, sample, j) for i in range(I)),
+        lambda terms, sample, j: sum(term(i, sample, j) for i in range(N_IN)),
         divide,
     )
     assert_close(found, expected, **TIGHT)

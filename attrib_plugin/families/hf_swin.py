@@ -1,0 +1,32 @@
+"""Swin and Swin v2 in transformers: windows, merged patches, mean of the last tokens; images of any size.
+
+An image that is no whole number of patches is padded. Tables of positions, where a model has them, fix the size.
+"""
+
+from typing import Any
+
+from attrib_plugin.families.base import MEAN, Family, config_pair
+
+
+def _patch_grid(module: Any, height: int, width: int) -> tuple[int, int]:
+    patch_height, patch_width = config_pair("patch_size")(module)
+    return -(-height // patch_height), -(-width // patch_width)
+
+
+def _image_size(module: Any) -> tuple[int, int] | None:
+    return config_pair("image_size")(module) if module.config.use_absolute_embeddings else None
+
+
+HF_SWIN = Family(
+    name="hf_swin",
+    modality="image",
+    classes=(
+        "transformers.models.swin.modeling_swin.SwinPreTrainedModel",
+        "transformers.models.swinv2.modeling_swinv2.Swinv2PreTrainedModel",
+    ),
+    readouts={"SwinForImageClassification": MEAN, "Swinv2ForImageClassification": MEAN},
+    patch_grid=_patch_grid,
+    patch_size=config_pair("patch_size"),
+    image_size=_image_size,
+    windowed=True,
+)

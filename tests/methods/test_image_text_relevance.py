@@ -1,0 +1,483 @@
+"""Relevance of patches and words for the score of a pair: the notebook's numbers, and those of each tower by itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import NoiseTunnel
+from encoder_decoder_models import seeded
+from golden_models import assert_golden, load_arrays, load_model
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from attrib_plugin import GradientRollout, ImageTextRelevance
+from attrib_plugin.errors import InputError, TargetError, UnknownModelError, UnsupportedAttentionError
+
+TOWER = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+END, LENGTH = 59, 9
+
+
+def clip() -> nn.Module:
+    from transformers import CLIPConfig, CLIPModel
+
+    text = dict(
+        vocab_size=60, max_position_embeddings=LENGTH, eos_token_id=END, bos_token_id=0, pad_token_id=1, **TOWER
+    )
+    vision = dict(image_size=24, patch_size=8, **TOWER)
+    return seeded(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)))
+
+
+def siglip() -> nn.Module:
+    from transformers import SiglipConfig, SiglipModel
+
+    text = dict(vocab_size=60, max_position_embeddings=LENGTH, projection_size=32, **TOWER)
+    vision = dict(image_size=24, patch_size=8, **TOWER)
+    return seeded(SiglipModel(SiglipConfig(text_config=text, vision_config=vision)))
+
+
+class Attending(nn.Module):
+    """A tower as open_clip builds them: pre-norm blocks around ``nn.MultiheadAttention``."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.attention = nn.ModuleList(nn.MultiheadAttention(32, 4, batch_first=True) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(2))
+        self.causal = causal
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        later = torch.full((tokens.shape[1],) * 2, -torch.inf, dtype=tokens.dtype).triu(1) if self.causal else None
+        for attention, norm in zip(self.attention, self.norms, strict=True):
+            normed = norm(tokens)
+            tokens = tokens + attention(normed, normed, normed, need_weights=False, attn_mask=later)[0]
+        return tokens
+
+
+class OwnClip(nn.Module):
+    """Two towers that no table knows: a class token and 3 x 4 patches, and a causal text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 8, 8)
+        self.first = nn.Parameter(torch.zeros(32))
+        self.words = nn.Embedding(60, 32)
+        self.image_tower, self.text_tower = Attending(causal=False), Attending(causal=True)
+
+    def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        patches = self.patches(images).flatten(2).mT
+        seen = self.image_tower(torch.cat([self.first.expand(len(images), 1, -1), patches], dim=1))[:, 0]
+        read = self.text_tower(self.words(ids))[torch.arange(len(ids)), ids.argmax(-1)]
+        return F.normalize(seen, dim=-1), F.normalize(read, dim=-1), torch.tensor(5.0, dtype=torch.float64)
+
+
+def images(count: int = 3, height: int = 24, width: int = 24) -> Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def texts(*lengths: int) -> Tensor:
+    """Ids that end with the end of text, which also fills the row, as CLIP's tokenizer does."""
+    ids = torch.randint(2, END, (len(lengths), LENGTH), generator=torch.Generator().manual_seed(5))
+    for row, length in zip(ids, lengths, strict=True):
+        row[length - 1 :] = END
+    return ids
+
+
+IMAGES, TEXTS = images(), texts(9, 6, 4)
+ENDS = torch.tensor([8, 5, 3])
+
+
+def assert_same(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
+
+
+# ------------------------------------------------------------------------------------- the authors' notebook
+
+
+@pytest.mark.parametrize("start", [-1, 0, 1])
+def test_maps_of_one_image_and_its_texts_are_those_of_the_notebook(start):
+    arrays = load_arrays("clip_tiny.pair")
+    method = ImageTextRelevance.from_preset("clip_interpret", load_model("clip_tiny"), start_layer=start)
+    inputs = (arrays["pixel_values"].double(), arrays["input_ids"])
+
+    patches, words = method.attribute(inputs, return_input_shape=False)
+    _, text_matrix = method.matrices(inputs)
+
+    assert_golden(patches.flatten(1), arrays[f"clip.image_relevance.s{start}"])
+    assert_golden(text_matrix, arrays[f"clip.R_text.s{start}"])
+    for sample, row in enumerate(arrays[f"clip.R_text.s{start}"]):
+        end = int(arrays["input_ids"][sample].argmax())
+        own = row[end, 1:end]
+        assert_golden(words[sample, 1:end], own / own.sum())
+        assert not words[sample, end:].any()
+        assert not words[sample, 0].any()
+
+
+def test_the_preset_takes_the_last_layer_alone():
+    arrays = load_arrays("clip_tiny.pair")
+    method = ImageTextRelevance.from_preset("clip_interpret", load_model("clip_tiny"))
+
+    patches, _ = method.attribute((arrays["pixel_values"].double(), arrays["input_ids"]), return_input_shape=False)
+
+    assert_golden(patches.flatten(1), arrays["clip.image_relevance.s-1"])
+
+
+def test_the_golden_model_gives_the_logits_of_the_notebook_with_fused_attention():
+    arrays, model = load_arrays("clip_tiny.pair"), load_model("clip_tiny")
+
+    with torch.no_grad():
+        output = model(input_ids=arrays["input_ids"], pixel_values=arrays["pixel_values"].double())
+
+    assert model.config.vision_config._attn_implementation == "sdpa"
+    assert_golden(output.logits_per_image, arrays["logits"])
+
+
+# ------------------------------------------------------------------------------------- each tower by itself
+
+
+def tower_by_tower(model: nn.Module, ids: Tensor, text_readout: Any, image_readout: Any, **options: Any):
+    """Both maps by GradientRollout on one tower at a time, with the other's features held fixed."""
+
+    def features(pick: str, **inputs: Tensor) -> Tensor:
+        return F.normalize(getattr(model, pick)(**inputs).pooler_output, dim=-1)
+
+    with torch.no_grad():
+        seen = features("get_image_features", pixel_values=IMAGES)
+        read = features("get_text_features", input_ids=ids)
+    scale = model.logit_scale.exp().detach()
+
+    def of_image(pixels: Tensor) -> Tensor:
+        return scale * (features("get_image_features", pixel_values=pixels) * read).sum(-1)
+
+    def of_text(words: Tensor) -> Tensor:
+        return scale * (features("get_text_features", input_ids=words) * seen).sum(-1)
+
+    image = GradientRollout(of_image, model=model.vision_model, readout=image_readout, **options)
+    text = GradientRollout(of_text, model=model.text_model, readout=text_readout, **options)
+    return image.attribute(IMAGES), text.attribute(ids)
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative", "signed"])
+def test_maps_of_clip_are_those_of_each_tower_by_itself(sign):
+    model = clip()
+
+    maps = ImageTextRelevance(model, sign=sign).attribute((IMAGES, TEXTS))
+
+    for ours, expected in zip(maps, tower_by_tower(model, TEXTS, ENDS, "cls", sign=sign), strict=True):
+        assert_same(ours, expected)
+
+
+def test_maps_of_siglip_read_the_pooling_and_the_last_position():
+    model = siglip()
+
+    maps = ImageTextRelevance(model).attribute((IMAGES, TEXTS))
+
+    for ours, expected in zip(maps, tower_by_tower(model, TEXTS, LENGTH - 1, None), strict=True):
+        assert_same(ours, expected)
+
+
+def test_an_end_of_text_of_two_is_the_highest_id_as_in_openais_checkpoints():
+    model = clip()
+    model.config.text_config.eos_token_id = model.text_model.eos_token_id = 2
+    ids = TEXTS.clone()
+    ids[0, 2] = 2
+
+    _, words = ImageTextRelevance(model).attribute((IMAGES, ids))
+
+    expected = ImageTextRelevance(model, readout=(None, ENDS)).attribute((IMAGES, ids))[1]
+    assert_close(words, expected, rtol=0.0, atol=0.0)
+
+
+def test_words_alone_lie_between_the_first_token_and_the_end_and_sum_to_one():
+    _, everything = ImageTextRelevance(clip()).attribute((IMAGES, TEXTS))
+
+    _, words = ImageTextRelevance(clip(), words_only=True).attribute((IMAGES, TEXTS))
+
+    for sample, end in enumerate(ENDS.tolist()):
+        own = everything[sample, 1:end]
+        assert_same(words[sample, 1:end], own / own.sum())
+        assert not words[sample, [0, *range(end, LENGTH)]].any()
+
+
+def test_layers_of_both_towers_start_where_they_are_told():
+    model = clip()
+
+    image, text = ImageTextRelevance(model, start_layer=(1, 0)).attribute((IMAGES, TEXTS))
+
+    assert_same(image, ImageTextRelevance(model, start_layer=-1).attribute((IMAGES, TEXTS))[0])
+    assert_same(text, ImageTextRelevance(model).attribute((IMAGES, TEXTS))[1])
+    with pytest.raises(ValueError, match="start_layer must be one of the 2 layers 0 to 1, not -1"):
+        ImageTextRelevance(model, start_layer=-3).attribute((IMAGES, TEXTS))
+
+
+# ------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_of_a_batch_do_not_mix():
+    method = ImageTextRelevance(clip(), sign="signed")
+
+    together = method.attribute((IMAGES, TEXTS))
+    in_parts = method.attribute((IMAGES, TEXTS), internal_batch_size=2)
+
+    for part in (0, 1):
+        assert_same(in_parts[part], together[part])
+        for pair in range(3):
+            one = slice(pair, pair + 1)
+            assert_same(together[part][one], method.attribute((IMAGES[one], TEXTS[one]))[part])
+
+
+def test_padding_after_the_end_of_text_changes_no_map():
+    method = ImageTextRelevance(clip())
+    mask = (torch.arange(LENGTH) <= ENDS[:, None]).long()
+
+    with_mask = method.attribute((IMAGES, TEXTS), forward_kwargs={"attention_mask": mask})
+
+    for pair, end in enumerate(ENDS.tolist()):
+        image, text = method.attribute((IMAGES[pair : pair + 1], TEXTS[pair : pair + 1, : end + 1]))
+        assert_same(with_mask[0][pair], image[0])
+        assert_same(with_mask[1][pair, : end + 1], text[0])
+        assert not with_mask[1][pair, end + 1 :].any()
+
+
+def test_one_image_goes_with_every_text_and_one_text_with_every_image():
+    method = ImageTextRelevance(clip())
+
+    of_texts, of_images = method.attribute((IMAGES[:1], TEXTS)), method.attribute((IMAGES, TEXTS[:1]))
+
+    for part in (0, 1):
+        assert_same(of_texts[part], method.attribute((IMAGES[:1].repeat(3, 1, 1, 1), TEXTS))[part])
+        assert_same(of_images[part], method.attribute((IMAGES, TEXTS[:1].repeat(3, 1)))[part])
+
+
+@pytest.mark.parametrize("target", [[2, 0, 2], torch.tensor([2, 0, 2])], ids=["list", "tensor"])
+def test_a_target_chooses_the_text_of_each_image_even_twice(target):
+    method = ImageTextRelevance(clip())
+
+    maps = method.attribute((IMAGES, TEXTS), target, internal_batch_size=2)
+
+    for part, expected in enumerate(method.attribute((IMAGES, TEXTS[[2, 0, 2]]))):
+        assert_same(maps[part], expected)
+
+
+def test_a_contrast_is_the_map_of_the_difference_of_scores():
+    model = clip()
+
+    image, text = ImageTextRelevance(model).attribute((IMAGES, TEXTS), [1, 2, 1], against=0)
+
+    expected = GradientRollout(
+        lambda pixels: of_images_alone(model, pixels, [1, 2, 1], 0), model=model.vision_model, readout="cls"
+    )
+    assert_same(image, expected.attribute(IMAGES))
+    assert_same(text, ImageTextRelevance(model).attribute((IMAGES, TEXTS), [1, 2, 1])[1])
+
+
+def of_images_alone(model: nn.Module, pixels: Tensor, chosen: list[int], other: int) -> Tensor:
+    with torch.no_grad():
+        read = F.normalize(model.get_text_features(input_ids=TEXTS).pooler_output, dim=-1)
+    seen = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+    return model.logit_scale.exp().detach() * (seen * (read[chosen] - read[other])).sum(-1)
+
+
+def test_a_read_out_of_each_text_goes_with_its_pair_through_batches_and_contrasts():
+    method, shifted = ImageTextRelevance(clip()), torch.tensor([4, 1, 2])
+
+    _, words = method.attribute((IMAGES, TEXTS), readout=(None, shifted), against=[1, 2, 0], internal_batch_size=2)
+
+    for pair in range(3):
+        _, alone = method.attribute(
+            (IMAGES[pair : pair + 1], TEXTS), pair, readout=(None, shifted[pair : pair + 1]), against=(pair + 1) % 3
+        )
+        assert_same(words[pair : pair + 1], alone)
+        assert not words[pair, int(shifted[pair]) + 1 :].any()
+
+
+def test_several_targets_are_stacked():
+    method = ImageTextRelevance(clip())
+
+    stacked = method.attribute_targets((IMAGES, TEXTS), [0, [2, 1, 0]])
+
+    for part in (0, 1):
+        assert_same(stacked[part][1], method.attribute((IMAGES, TEXTS), [2, 1, 0])[part])
+        assert len(stacked[part]) == 2
+
+
+def test_images_alone_give_the_image_map_and_the_noise_tunnel_repeats_the_texts():
+    method = ImageTextRelevance(clip())
+    expected, _ = method.attribute((IMAGES, TEXTS))
+
+    smooth = NoiseTunnel(method).attribute(IMAGES, nt_samples=2, stdevs=0.0, additional_forward_args=(TEXTS,))
+    (in_tuple,) = method.attribute((IMAGES,), additional_forward_args=(TEXTS,))
+
+    assert_same(smooth, expected)
+    assert_same(in_tuple, expected)
+
+
+def test_matrices_hold_the_rows_of_the_maps():
+    method = ImageTextRelevance(clip())
+
+    image_matrix, text_matrix = method.matrices((IMAGES, TEXTS))
+    patches, words = method.attribute((IMAGES, TEXTS), return_input_shape=False)
+
+    assert_same(image_matrix[:, 0, 1:], patches.flatten(1))
+    rows = text_matrix[torch.arange(3), ENDS]
+    assert_same(rows - F.one_hot(ENDS, LENGTH), words)
+    assert_same(method.matrix((IMAGES, TEXTS)), image_matrix)
+    assert_same(method.layer_rows((IMAGES, TEXTS))[-1][:, 1:], patches.flatten(1))
+    assert len(method.head_attention((IMAGES, TEXTS))) == len(method.layer_attention((IMAGES, TEXTS))) == 2
+
+
+# ------------------------------------------------------------------------------------- other models
+
+
+def test_towers_that_no_table_knows_are_named():
+    model = seeded(OwnClip())
+    wide = images(2, 24, 32)
+    with pytest.raises(UnknownModelError, match=r"Give them as an argument: ImageTextRelevance\(model, towers="):
+        ImageTextRelevance(model)
+
+    method = ImageTextRelevance(
+        model,
+        towers=(model.image_tower, model.text_tower),
+        readout=("cls", ENDS[:2]),
+        grid=(3, 4),
+        prefix_tokens=1,
+    )
+    patches, words = method.attribute((wide, TEXTS[:2]), return_input_shape=False)
+
+    def score(pixels: Tensor) -> Tensor:
+        seen, read, scale = model(pixels, TEXTS[:2])
+        return scale * (seen * read.detach()).sum(-1)
+
+    assert patches.shape == (2, 1, 3, 4)
+    one = GradientRollout(score, model=model.image_tower, readout="cls", grid=(3, 4), prefix_tokens=1)
+    assert_same(patches, one.attribute(wide, return_input_shape=False))
+    assert (words > 0).equal(torch.arange(LENGTH) <= ENDS[:2, None])
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "CustomTextCLIP"])
+def test_models_of_open_clip_need_no_argument(kind):
+    build = getattr(pytest.importorskip("open_clip").model, kind)
+    model = seeded(
+        build(
+            16,
+            dict(layers=2, width=32, head_width=8, patch_size=8, image_size=(24, 32)),
+            dict(context_length=LENGTH, vocab_size=60, width=32, heads=4, layers=2),
+        )
+    )
+    wide = images(3, 24, 32)
+
+    patches, words = ImageTextRelevance(model).attribute((wide, TEXTS), return_input_shape=False)
+
+    def score(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            read = model.encode_text(TEXTS, normalize=True)
+        return model.logit_scale.exp() * (F.normalize(model.visual(pixels), dim=-1) * read).sum(-1)
+
+    assert patches.shape == (3, 1, 3, 4)
+    assert_same(patches, GradientRollout(score, model=model.visual).attribute(wide, return_input_shape=False))
+    assert (words > 0).equal(torch.arange(LENGTH) <= ENDS[:, None])
+
+
+# ------------------------------------------------------------------------------------- the user's model, and errors
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_behind(fails):
+    model = clip()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    if fails:
+        with pytest.raises(TargetError, match=r"Expected scores of 3 images against 3 texts.*\(3, 16\)"):
+            ImageTextRelevance(
+                lambda pixels, ids: model(input_ids=ids, pixel_values=pixels).image_embeds,
+                model=model,
+            ).attribute((IMAGES, TEXTS))
+    else:
+        ImageTextRelevance(model).attribute((IMAGES, TEXTS))
+
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_copy_and_a_wrapper_of_the_model_give_the_same_maps():
+    model = clip()
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = copy.deepcopy(model)
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.inner(**inputs)
+
+    expected = ImageTextRelevance(model).attribute((IMAGES, TEXTS))
+    for ours, theirs in zip(ImageTextRelevance(Wrapper()).attribute((IMAGES, TEXTS)), expected, strict=True):
+        assert_close(ours, theirs, rtol=0.0, atol=0.0)
+
+
+def test_a_compiled_model_gives_the_maps_of_the_model():
+    model = clip()
+    expected = ImageTextRelevance(model).attribute((IMAGES, TEXTS))
+
+    compiled = ImageTextRelevance(torch.compile(model, backend="eager")).attribute((IMAGES, TEXTS))
+
+    for ours, theirs in zip(compiled, expected, strict=True):
+        assert_close(ours, theirs, rtol=0.0, atol=0.0)
+
+
+WRONG: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    ((IMAGES, TEXTS[:2]), {}, InputError, "3 images and 2 texts do not make pairs"),
+    (IMAGES, {}, InputError, r"Expected inputs=\(images, token ids\)"),
+    ((IMAGES, torch.full((3, 10), 9)), {}, InputError, "takes at most 9 tokens, found 10"),
+    ((IMAGES, torch.full((3, 4), 60)), {}, InputError, "Token id 60 is outside the vocabulary of 60 ids"),
+    ((images(3, 24, 32), TEXTS), {}, InputError, "takes images of 24 x 24 pixels, found 24 x 32"),
+    ((TEXTS, IMAGES), {}, InputError, "takes images"),
+    ((IMAGES, TEXTS), {"target": 3}, TargetError, "target .* is out of range: there are 3 texts, 0 to 2"),
+    ((IMAGES, TEXTS), {"target": [0, 1]}, TargetError, "one for each of 3 images"),
+    ((IMAGES, TEXTS), {"against": -1}, TargetError, "against .* is out of range"),
+    ((IMAGES, TEXTS), {"readout": "cls"}, InputError, r"readout=\(of the image, of the text\)"),
+    ((IMAGES, TEXTS), {"forward_kwargs": {"attention_mask": TEXTS[:2]}}, InputError, "2 rows for 3 samples"),
+    ((IMAGES, TEXTS), {"additional_forward_args": (TEXTS,)}, InputError, "no further positional arguments"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "options", "error", "message"), WRONG)
+def test_wrong_arguments_are_refused_before_the_model_is_run(inputs, options, error, message, monkeypatch):
+    model = clip()
+    monkeypatch.setattr(nn.Linear, "forward", lambda *_: pytest.fail("The model was run."))
+
+    with pytest.raises(error, match=message):
+        ImageTextRelevance(model).attribute(inputs, **options)
+
+
+def test_no_target_at_all_is_refused():
+    with pytest.raises(InputError, match="Expected at least one target"):
+        ImageTextRelevance(clip()).attribute_targets((IMAGES, TEXTS), [])
+
+
+def test_attention_outside_of_both_towers_is_refused():
+    model = seeded(OwnClip())
+    method = ImageTextRelevance(
+        model, towers=(model.image_tower.attention[0], model.text_tower), readout=("cls", "last"), grid=(3, 3)
+    )
+
+    with pytest.raises(UnsupportedAttentionError, match="belongs neither to the image tower nor to the text tower"):
+        method.attribute((IMAGES, TEXTS))
+
+
+def test_a_tower_of_another_model_is_refused():
+    with pytest.raises(InputError, match=r"towers=\(image tower, text tower\) must be parts of the CLIPModel"):
+        ImageTextRelevance(clip(), towers=(nn.Identity(), nn.Identity()))
+
+
+def test_methods_for_one_sequence_name_this_class():
+    with pytest.raises(UnsupportedAttentionError, match=r"ImageTextRelevance\(model\) explains the score of a pair"):
+        GradientRollout(clip()).attribute(IMAGES)
+
+
+def test_captums_word_for_the_method_reads_as_words():
+    assert ImageTextRelevance.get_name() == "Image Text Relevance"
+    assert hasattr(ImageTextRelevance.attribute, "__wrapped__")
