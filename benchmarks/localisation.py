@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib_plugin import AttentionRollout, GradientRollout, RawAttention
+from attrib_plugin import AttentionGradCam, AttentionRollout, GradientRollout, RawAttention, TokenGradCam
 from attrib_plugin.app import bundled, digit_canvases
 
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "RawAttention": (RawAttention, {}),
     "AttentionRollout": (AttentionRollout, {}),
+    "AttentionGradCam": (AttentionGradCam, {}),
+    "TokenGradCam": (TokenGradCam, {}),
     'GradientRollout, sign="positive"': (GradientRollout, {}),
     'GradientRollout, sign="signed", values above zero': (GradientRollout, {"sign": "signed"}),
 }
@@ -36,9 +38,10 @@ def detected_digits(n_canvases: int) -> tuple[torch.nn.Module, Tensor, Tensor, T
 
 
 def quadrant_shares(patches: Tensor) -> Tensor:
-    """Share (n,4) of every map (n,1,8,8) in each quadrant; negative values count as none."""
+    """Share (n,4) of every map (n,1,8,8) in each quadrant; negative values count as none, an empty map has none."""
     quarters = patches.clamp(min=0).unflatten(2, (2, 4)).unflatten(4, (2, 4)).sum((1, 3, 5)).flatten(1)
-    return quarters / quarters.sum(1, keepdim=True)
+    total = quarters.sum(1, keepdim=True)
+    return torch.where(total > 0, quarters / total, 0.0)
 
 
 def interval(values: Tensor, draws: int = 2000) -> tuple[float, float]:
@@ -62,7 +65,7 @@ def main(n_canvases: int) -> None:
         shares = quadrant_shares(patches)
         right = shares.gather(1, quadrants[:, None]).squeeze(1)
         low, high = interval(right)
-        largest = (shares.argmax(1) == quadrants).float().mean()
+        largest = ((shares.argmax(1) == quadrants) & (right > 0)).float().mean()
         print(f"| {name} | {right.mean():.3f} | {low:.3f} to {high:.3f} | {largest:.0%} |")
 
 
