@@ -1,10 +1,11 @@
-"""Make the pictures of README and docs from the demo's own explanations.
+"""Make the pictures of README and docs from the demo's own explanations and from an example.
 
 Run: python scripts/make_pictures.py [--output docs/images]
 """
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -32,6 +33,18 @@ def main(output: Path) -> None:
         whole.paste(part, (0, top))
         top += part.height
     whole.save(output / "readme.png", optimize=True)
+    compare_with_gradcam(output)
+
+
+def compare_with_gradcam(output: Path) -> None:
+    """Write the pictures of the comparison with GradCAM, as the example of that name makes them."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+    import compare_with_gradcam as example
+
+    for name, comparison in (("gradcam", example.compare_digits()), ("gradcam-text", example.compare_text())):
+        buffer = io.BytesIO()
+        comparison.figure().savefig(buffer, format="png", dpi=100)
+        Image.open(buffer).convert("RGB").save(output / f"{name}.png", optimize=True)
 
 
 def _to_width(picture: Image.Image) -> Image.Image:
@@ -41,4 +54,6 @@ def _to_width(picture: Image.Image) -> Image.Image:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
-    main(parser.parse_args().output)
+    parser.add_argument("--only-gradcam", action="store_true", help="only the comparison with GradCAM")
+    arguments = parser.parse_args()
+    (compare_with_gradcam if arguments.only_gradcam else main)(arguments.output)

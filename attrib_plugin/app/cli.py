@@ -15,6 +15,9 @@ try:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Table
     from rich.text import Text
+
+    from attrib_plugin.app.compare_command import compare_app
+    from attrib_plugin.app.view_command import view_app
 except ImportError as missing:  # pragma: no cover - the extra is part of the test environment
     sys.exit(str(MissingDependencyError(missing.name or "typer", "cli")))
 
@@ -23,6 +26,8 @@ app = typer.Typer(
 )
 explain_app = typer.Typer(help="Explain one prediction.", no_args_is_help=True)
 app.add_typer(explain_app, name="explain")
+app.add_typer(compare_app, name="compare")
+app.add_typer(view_app, name="view")
 console = Console()
 
 _Model = Annotated[str, typer.Option(help="A bundled model, 'photo', or a transformers folder or name.")]

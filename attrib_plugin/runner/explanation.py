@@ -150,9 +150,7 @@ class Explanation:
         Returns:
             A ``data:`` URL.
         """
-        buffer = io.BytesIO()
-        self.figure().savefig(buffer, format="png", dpi=110)
-        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        return figure_url(self.figure())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but pixels, as plain Python values.
@@ -218,3 +216,18 @@ class Explanation:
 
     def _word_values(self) -> list[float]:
         return [] if self.word_relevance is None else self.word_relevance.tolist()
+
+
+def figure_url(figure: Figure, *, dpi: int = 110) -> str:
+    """A figure as a PNG inside a URL.
+
+    Args:
+        figure: The figure.
+        dpi: Dots an inch.
+
+    Returns:
+        A ``data:`` URL.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Three inks, told apart by colour-blind readers and in print: evidence for, evidence against, and mere attention."""
+"""Inks that colour-blind readers and print tell apart: evidence for, evidence against, mere attention, mere size."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ AGAINST = "#1f5fa8"
 SHARE = "#5d4a86"
 """Share of attention, which says nothing about a class: violet."""
 
-Tone = Literal["for", "against", "signed", "share"]
-"""What the values of a map mean: evidence for, evidence against, for minus against, or share of attention."""
+SIZE = "#3f6b57"
+"""Size of an influence whose direction is not known: green."""
+
+Tone = Literal["for", "against", "signed", "share", "size"]
+"""What the values of a map mean: evidence for, evidence against, for minus against, share of attention, or the size of
+an influence in either direction."""
 
 _PAPER = (255, 255, 255)
 
@@ -32,7 +36,7 @@ def ink(value: float, tone: Tone = "signed") -> str:
     """
     if tone == "signed":
         return FOR if value >= 0 else AGAINST
-    return {"for": FOR, "against": AGAINST, "share": SHARE}[tone]
+    return {"for": FOR, "against": AGAINST, "share": SHARE, "size": SIZE}[tone]
 
 
 def shade(value: float, tone: Tone = "signed") -> str:

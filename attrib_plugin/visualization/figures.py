@@ -11,16 +11,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from attrib_plugin.visualization.colors import AGAINST, FOR, SHARE, Tone, ink
+from attrib_plugin.visualization.colors import AGAINST, FOR, SHARE, SIZE, Tone, ink
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COLORMAPS: dict[Tone, LinearSegmentedColormap] = {
+COLORMAPS: dict[Tone, LinearSegmentedColormap] = {
     "for": LinearSegmentedColormap.from_list("for", ["#ffffff", FOR]),
     "against": LinearSegmentedColormap.from_list("against", ["#ffffff", AGAINST]),
     "signed": LinearSegmentedColormap.from_list("signed", [AGAINST, "#ffffff", FOR]),
     "share": LinearSegmentedColormap.from_list("share", ["#ffffff", SHARE]),
+    "size": LinearSegmentedColormap.from_list("size", ["#ffffff", SIZE]),
 }
 
 
@@ -101,7 +102,7 @@ def _draw_panel(figure: Figure, axis: Any, panel: Panel, gray: NDArray[Any]) -> 
     largest = float(np.nanmax(np.abs(panel.patches))) if np.isfinite(panel.patches).any() else 0.0
     limit = largest or 1.0
     norm = Normalize(-limit if panel.tone == "signed" else 0.0, limit)
-    colormap = _COLORMAPS[panel.tone]
+    colormap = COLORMAPS[panel.tone]
     axis.imshow(gray)
     # The extent puts every patch on its own pixels; without it the two images would not line up.
     axis.imshow(

@@ -67,6 +67,7 @@ def direct(method: Any, generated: int, **options: Any) -> Tensor:
 
 
 @every_method
+@pytest.mark.filterwarnings("ignore:The relevance of:attrib_plugin.errors.NumericsWarning")
 def test_every_generated_token_gets_the_map_of_all_the_tokens_before_it(method):
     explainer = LanguageModelAttribution(method(language_model()), tokenizer())
 

@@ -1,0 +1,316 @@
+"""Models for the sweep: every architecture of timm and transformers with random weights, as small as it can be made.
+
+What is reduced is depth, image size and, in transformers, widths; the attention class, the prefix tokens, the pooling
+and the head stay as the architecture has them. Weights are drawn anew and larger than a library's defaults, so that
+gradients are far from zero and layer scale hides nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+import transformers
+from model_proofs import LENGTHS, Case
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
+
+from attrib_plugin.capture import CaptureSession
+from attrib_plugin.errors import NothingCapturedError
+from attrib_plugin.families import find_member
+from attrib_plugin.families.base import UNKNOWN
+
+CLASSES = 5
+LARGEST = 1_000_000_000
+"""Most weights that are tried: 4 GB."""
+
+_WIDTH, _LAYERS, _HEADS = 32, 3, 4
+_SMALL = {
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size"), _WIDTH),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"), _LAYERS),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), _LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "num_self_attention_heads"), _HEADS),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), _HEADS),
+    **dict.fromkeys(("intermediate_size", "d_ff", "n_inner", "ffn_dim", "hidden_dim", "dff"), 2 * _WIDTH),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "moe_intermediate_size"), 2 * _WIDTH),
+    **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "v_head_dim", "attention_head_size"), _WIDTH // _HEADS),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 64),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+    "projection_dim": 16,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+
+_LATENT = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "head_dim": 8, "num_key_value_heads": _HEADS}
+_LATENT |= {"kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1, "topk_group": 1}
+_ROTARY = {"rope_theta": 1e4, "rope_type": "default"}
+_LAYER_TYPES = ["full_attention", "linear_attention", "full_attention"]
+# What the general small values do not fit, by the model type of a configuration.
+_SPECIAL: dict[str, dict[str, Any]] = {
+    **{kind: _LATENT for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3", "mistral4")},
+    "cohere_compass_text": {
+        "num_key_value_heads": _HEADS,
+        "rope_parameters": {"full_attention": _ROTARY, "sliding_attention": _ROTARY},
+    },
+    "esmc": {"num_key_value_heads": _HEADS},
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
+    "gptj": {"rotary_dim": 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8, "input_size": 32, "patch_size": 8},
+    **{kind: {"decoder_start_token_id": 0} for kind in ("mt5", "t5", "umt5")},
+    **{kind: {"layer_types": _LAYER_TYPES} for kind in ("qwen3_5_text", "qwen3_next")},
+    "xmod": {"default_language": "en_XX"},
+}
+
+
+class CannotBuildError(Exception):
+    """No attempt gave a model that runs."""
+
+
+def names(library: str) -> list[str]:
+    """Everything that the sweep looks at in a library, by name."""
+    if library == "timm":
+        return timm.list_models()
+    tables = (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    )
+    found = []
+    for table in tables:
+        for kind, classes in table.items():
+            found += [f"{kind} {one}" for one in ([classes] if isinstance(classes, str) else classes)]
+    return found
+
+
+def has_no_attention(name: str) -> bool:
+    """Whether a timm model makes no attention call, seen without computing anything (meta device)."""
+    model = _whole_outline(name)
+    if model is None or find_member(model).family is not UNKNOWN:
+        return False
+    try:
+        with torch.device("meta"):
+            image = torch.randn(1, *resolve_model_data_config(model)["input_size"])
+        with CaptureSession(model) as session:
+            model(image)
+        _ = session.calls
+    except NothingCapturedError as error:
+        return "over another axis" not in str(error)
+    except Exception:  # a model that needs values says nothing here
+        return False
+    return False
+
+
+@lru_cache(1)
+def _whole_outline(name: str) -> nn.Module | None:
+    return _outline(name)
+
+
+def _outline(name: str, **settings: Any) -> nn.Module | None:
+    """A timm model without storage; ``None`` if its constructor does not take the settings."""
+    try:
+        with torch.device("meta"), _undrawn("clamp_"):
+            return timm.create_model(name, num_classes=CLASSES, **settings).eval()
+    except Exception:  # whatever a constructor raises
+        return None
+
+
+def implementations(library: str, name: str) -> list[str]:
+    """Attention implementations to examine; models that have only their own have the one called eager."""
+    if library == "timm":
+        return ["sdpa", "eager"]
+    return ["sdpa", "eager"] if getattr(transformers, name.split()[1])._supports_sdpa else ["eager"]
+
+
+def cases(library: str, name: str, implementation: str) -> Iterator[tuple[str, Case]]:
+    """Attempts to build a model, smallest first; the first that runs is the one to examine.
+
+    Args:
+        library: ``"timm"`` or ``"transformers"``.
+        name: As in :func:`names`.
+        implementation: ``"sdpa"`` or ``"eager"``.
+
+    Yields:
+        How it was made, and the case.
+    """
+    attempts = _timm_attempts(name) if library == "timm" else _transformers_attempts(name)
+    reasons = []
+    for how, build in attempts:
+        try:
+            torch.manual_seed(0)
+            with _undrawn():
+                model, inputs, keywords = build(implementation)
+            _draw_weights(model)
+            case = Case(model, inputs, keywords)
+            if how != "whole":
+                with torch.no_grad():
+                    model(inputs[:1], **{key: value[:1] for key, value in keywords.items()})
+        except Exception as error:  # whatever a library raises for a size that it does not take
+            reasons.append(f"{how}: {type(error).__name__}: {error}")
+            continue
+        yield how, case
+        return
+    raise CannotBuildError(" | ".join(reason[:300] for reason in reasons))
+
+
+@contextmanager
+def _undrawn(*also: str) -> Iterator[None]:
+    """Libraries draw truncated normals, which takes longer than all the proofs; they are drawn anew anyway."""
+    own = {name: getattr(torch.Tensor, name) for name in ("erfinv_", "uniform_", "normal_", *also)}
+    for name in own:
+        setattr(torch.Tensor, name, lambda tensor, *args, **keywords: tensor)
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(torch.Tensor, name, function)
+
+
+def _draw_weights(model: nn.Module) -> None:
+    # Large models are filled from one long draw again and again, each parameter from another place.
+    drawn = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
+        # Norms that end a branch of a convolutional stem begin at zero; at one, every patch would see the whole image.
+        if not parameter.is_floating_point() or (parameter.dim() == 1 and "backbone" in name):
+            continue
+        repeats = parameter.numel() // len(drawn) + 2
+        noise = drawn.repeat(repeats)[7919 * number % len(drawn) :][: parameter.numel()].reshape(parameter.shape)
+        fan_in = parameter[0].numel() if parameter.dim() in (2, 4) else 0
+        with torch.no_grad():
+            if fan_in:
+                parameter.copy_(noise * (1.5 / fan_in**0.5) if "embed" not in name or fan_in > 3 * _WIDTH else noise)
+            elif parameter.dim() == 1 and not name.endswith("bias"):
+                parameter.copy_(1 + 0.1 * noise)
+            else:
+                parameter.copy_(0.3 * noise)
+
+
+# ------------------------------------------------------------------------------------------------------- timm
+
+
+def _timm_attempts(name: str) -> Iterator[tuple[str, Any]]:
+    whole = _whole_outline(name)
+    if whole is None:
+        raise CannotBuildError("the constructor fails on the meta device")
+    size = resolve_model_data_config(whole)["input_size"]
+    for reduction in _reductions(name, _patch_of(whole)):
+        height, width = reduction.get("img_size", size[1:])
+
+        def build(
+            implementation: str,
+            reduction: dict[str, Any] = reduction,
+            shape: tuple[int, ...] = (size[0], height, width),
+        ) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
+            outline = _outline(name, **reduction) if reduction else whole
+            if outline is None:
+                raise CannotBuildError("the constructor does not take these settings")
+            weights = sum(part.numel() for part in outline.parameters())
+            if weights > LARGEST:
+                raise CannotBuildError(f"{weights / 1e6:.0f} million weights do not fit")
+            model = timm.create_model(name, num_classes=CLASSES, **reduction).eval()
+            for module in model.modules():
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = implementation == "sdpa"
+            return model, torch.randn(2, *shape), {}
+
+        yield ", ".join(f"{key}={value}" for key, value in reduction.items()) or "whole", build
+
+
+def _reductions(name: str, patch: tuple[int, int] | None) -> Iterator[dict[str, Any]]:
+    """Smaller settings that the constructor may take, smallest first; the last is the model as it is."""
+    shallow: dict[str, Any] = {"depth": _LAYERS}
+    # Some merge 2 x 2 or 3 x 3 patches behind the last layer, so that 3 x 5 of them do not come out even.
+    for rows, columns in ((3, 5), (6, 12)) if patch is not None else ():
+        small = {**shallow, "img_size": (rows * patch[0], columns * patch[1])}
+        narrow = {**small, "embed_dim": 16 * _HEADS, "num_heads": _HEADS}
+        yield narrow
+        yield {**narrow, "num_kv_heads": (_HEADS, 2, 2)}  # fewer keys than queries, as a list with one entry a layer
+        yield small
+        yield {"img_size": small["img_size"]}
+    if _outline(name, **shallow) is not None:
+        yield shallow
+    yield {}
+
+
+def _patch_of(model: nn.Module) -> tuple[int, int] | None:
+    """Only plain transformers are shown small images: windows would cover them whole."""
+    family = find_member(model).family
+    size = family.patch_size(model) if family.name.startswith("timm") else None
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+# ----------------------------------------------------------------------------------------------- transformers
+
+
+def _transformers_attempts(name: str) -> Iterator[tuple[str, Any]]:
+    class_name = name.split()[1]
+    model_class = getattr(transformers, class_name)
+    is_image = "ImageClassification" in class_name
+    sizes: list[Any] = [(24, 40), 32, None] if is_image else [None]
+    for reduced in (True, False):
+        for image_size in sizes:
+
+            def build(
+                implementation: str, image_size: Any = image_size, reduced: bool = reduced
+            ) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
+                config = _config(model_class.config_class, reduced, image_size)
+                config._attn_implementation = implementation
+                with torch.device("meta"):
+                    weights = sum(parameter.numel() for parameter in model_class(config).parameters())
+                if weights > LARGEST:
+                    raise CannotBuildError(f"{weights / 1e6:.0f} million weights do not fit")
+                model = model_class(config).eval()
+                if model.config._attn_implementation != implementation:
+                    raise CannotBuildError(f"it has no {implementation} attention")
+                if is_image:
+                    side = _image_size(config, image_size)
+                    return model, torch.randn(2, 3, *side), {}
+                return model, *_text(model)
+
+            yield (
+                f"{'tiny' if reduced else 'default'} config, image {image_size}"
+                if is_image
+                else ("tiny config" if reduced else "default config"),
+                build,
+            )
+
+
+def _image_size(config: Any, asked: Any) -> tuple[int, int]:
+    size = asked or getattr(getattr(config, "vision_config", config), "image_size", None) or 64
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _config(config_class: type, reduced: bool, image_size: Any) -> Any:
+    settings = _settings(config_class, image_size) if reduced else {}
+    return config_class(**{**settings, "num_labels": CLASSES})
+
+
+def _settings(config_class: type, image_size: Any) -> dict[str, Any]:
+    """Small values for the settings that a configuration has, also in the configurations inside it."""
+    default = config_class()
+    known = default.to_dict()
+    small = {**_SMALL, **({} if image_size is None else {"image_size": image_size, "patch_size": 8})}
+    settings = {
+        key: value for key, value in small.items() if key in known and isinstance(known[key], (int, type(None)))
+    }
+    for key in ("image_size", "patch_size"):
+        if key in small and key in known:
+            settings[key] = small[key]
+    for key in getattr(config_class, "sub_configs", {}):
+        if known.get(key) is not None:
+            settings[key] = _settings(type(getattr(default, key)), image_size)
+    return {**settings, **_SPECIAL.get(default.model_type, {})}
+
+
+def _text(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    lengths = torch.tensor(LENGTHS)
+    real = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.where(real, torch.randint(5, 90, real.shape), 1)
+    ids[torch.arange(len(lengths)), lengths - 1] = 3  # the end of text, which classifiers of BART's kind read
+    return ids, {"attention_mask": real.long()}
