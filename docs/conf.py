@@ -10,7 +10,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
 import attrib_plugin
-from attrib_plugin import methods
+from attrib_plugin import methods, presets
 
 project = "attrib_plugin"
 author = "attrib_plugin contributors"
@@ -50,7 +50,7 @@ nitpicky = False
 def _method_table(folder: str) -> str:
     """One line a method, with links to the pages in a folder, so that a new method is listed without an edit here."""
     lines = ["| Method | Depends on the target | What it gives |", "|---|---|---|"]
-    for name in methods.__all__:
+    for name in (*methods.__all__, *methods.ON_TWO_SEQUENCES):
         method = getattr(methods, name)
         page = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         summary = " ".join((method.__doc__ or "").strip().split("\n\n")[0].split())
@@ -58,7 +58,11 @@ def _method_table(folder: str) -> str:
     return "\n".join(lines)
 
 
-myst_substitutions = {"method_table": _method_table(""), "method_table_from_index": _method_table("methods/")}
+myst_substitutions = {
+    "method_table": _method_table(""),
+    "method_table_from_index": _method_table("methods/"),
+    "preset_table": presets().markdown(),
+}
 
 
 def _inline_math(self: Any, node: nodes.math) -> None:

@@ -1,0 +1,38 @@
+"""The page of models says what the committed summary of the sweep says."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import models_page
+
+
+def record(name, **changes):
+    shared = {"library": "timm", "kind": "eva", "family": "plain", "modality": "image", "reason": "", "seconds": 1.0}
+    return {**shared, "name": name, "attention": {"sdpa": "works"}, "verdict": "works", **changes}
+
+
+def test_the_page_is_up_to_date_with_its_data():
+    summary = json.loads(models_page.SUMMARY.read_text(encoding="utf-8"))
+
+    assert models_page.PAGE.read_text(encoding="utf-8") == models_page.page(summary), "run scripts/models_page.py"
+
+
+def test_models_that_differ_in_name_alone_are_one_group():
+    groups = models_page.summarise([record("b"), record("a", seconds=2.0), record("c", verdict="refused")])["groups"]
+
+    assert [group["names"] for group in groups] == [["c"], ["a", "b"]]
+
+
+def test_every_model_is_counted_and_listed_once():
+    records = [record("a"), record("b"), record("c", verdict="refused", reason="it | is <odd>")]
+
+    page = models_page.page(models_page.summarise(records))
+
+    assert re.search(r"\| timm \| 3 of \d+ \| 2 \| 1 \| 0 \| 0 \|", page)
+    assert "| plain | timm | image | sdpa | 2 | `eva` |" in page
+    assert "| timm | `eva` | 1 | it \\| is &lt;odd> |" in page
+    assert [page.count(f"`{name}`") for name in "abc"] == [1, 1, 1]
