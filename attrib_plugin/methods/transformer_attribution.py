@@ -51,7 +51,8 @@ class TransformerAttribution(AttentionAttribution):
     conserving rule flips a branch whose sum crosses zero. Where it matters, run ``model.double()``.
 
     Cost: one forward pass, one backward pass for gradients and one for relevance, which makes about two products where
-    a backward pass makes one; see ``docs/explanation/performance.md``. Memory: activations of the forward pass.
+    a backward pass makes one: in all about 2.8 times a forward and backward pass on ViT-B/16, one image
+    (``benchmarks/relevance_cost.py``). Memory: activations of the forward pass.
 
     Args:
         forward_func: As in :class:`AttentionAttribution`, with ``model``, ``readout``, ``grid``, ``prefix_tokens``.

@@ -243,9 +243,10 @@ def _facts(given: ModelInput, calls: tuple[AttentionCall, ...], pooling: Tensor 
 def _layout(member: Member, query: Query, facts: TokenFacts, output: Tensor, target: Target) -> TokenLayout:
     readout = query.readout
     if readout is None:
-        readout = member.family.read_positions(member.module, query.given.tensor)
-    if readout is None and member.readout is None:
+        # Where the model gives one output a token, the token that is named is read, whatever a head would read.
         readout = _named_positions(member, query, facts, output, target)
+    if readout is None:
+        readout = member.family.read_positions(member.module, query.given.tensor)
     return token_layout(member, facts, readout=readout, grid=query.grid, prefix_tokens=query.prefix_tokens)
 
 
