@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,18 +56,18 @@ def run_baseline(model: nn.Module, images: Tensor, targets: Tensor) -> None:
     torch.autograd.grad(model(pixels).gather(1, targets[:, None]).sum(), pixels)
 
 
-def make_runs(model: nn.Module, batch: int) -> dict[str, Callable[[], object]]:
+def make_runs(model: nn.Module, batch: int, names: Sequence[str]) -> dict[str, Callable[[], object]]:
     """The baseline and every method, ready to be called."""
     images, targets = load_images(batch)
     runs: dict[str, Callable[[], object]] = {"baseline": lambda: run_baseline(model, images, targets)}
-    for name, method in METHODS.items():
-        runs[name] = partial(method(model).attribute, images, target=targets)
+    for name in names:
+        runs[name] = partial(METHODS[name](model).attribute, images, target=targets)
     return runs
 
 
-def time_ratios(batch: int, rounds: int) -> dict[str, dict[str, object]]:
+def time_ratios(batch: int, rounds: int, names: Sequence[str]) -> dict[str, dict[str, object]]:
     """Seconds and ratios to the baseline, wall time."""
-    runs = make_runs(load_model(), batch)
+    runs = make_runs(load_model(), batch, names)
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -99,7 +99,7 @@ def run_once(batch: int, name: str) -> None:
     """Run one thing and write the peak resident size of this process."""
     model = load_model()
     if name != "nothing":
-        make_runs(model, batch)[name]()
+        make_runs(model, batch, [name] if name in METHODS else [])[name]()
     sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -107,6 +107,7 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -118,7 +119,7 @@ def main() -> None:
         return
     results: dict[str, object] = {"torch": torch.__version__, "timm": timm.__version__, "threads": arguments.threads}
     for batch in arguments.batches:
-        measured = time_ratios(batch, arguments.rounds)
+        measured = time_ratios(batch, arguments.rounds, arguments.methods)
         idle = peak_memory(batch, "nothing")
         for name, row in measured.items():
             row["peak_mib"] = round(peak_memory(batch, name) - idle)

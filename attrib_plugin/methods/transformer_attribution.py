@@ -51,7 +51,7 @@ class TransformerAttribution(AttentionAttribution):
     conserving rule flips a branch whose sum crosses zero. Where it matters, run ``model.double()``.
 
     Cost: one forward pass, one backward pass for gradients and one for relevance, which makes about two products where
-    a backward pass makes one: in all about 2.8 times a forward and backward pass on ViT-B/16, one image
+    a backward pass makes one: in all about 3.2 times a forward and backward pass on ViT-B/16, one image
     (``benchmarks/relevance_cost.py``). Memory: activations of the forward pass.
 
     Args:
