@@ -5,6 +5,7 @@ and the head stay as the architecture has them. Weights are drawn anew and large
 gradients are far from zero and layer scale hides nothing.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -87,6 +88,16 @@ def names(library: str) -> list[str]:
         for kind, classes in table.items():
             found += [f"{kind} {one}" for one in ([classes] if isinstance(classes, str) else classes)]
     return found
+
+
+def names_attention(library: str, name: str) -> bool:
+    """Whether the file that defines a model speaks of attention between tokens; cheap, and good for an order only."""
+    if library == "transformers":
+        module = inspect.getmodule(getattr(transformers, name.split()[1]))
+    else:
+        module = inspect.getmodule(timm.model_entrypoint(name))
+    source = "" if module is None else inspect.getsource(module)
+    return "softmax(" in source or "scaled_dot_product" in source or "attention_interface" in source
 
 
 def has_no_attention(name: str) -> bool:

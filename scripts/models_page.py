@@ -1,6 +1,9 @@
 """From the sweep's results to the committed summary, and from the summary to the page of the documentation.
 
 Run: python scripts/models_page.py [sweep-results.jsonl]     (with results: writes the summary too; without: the page)
+
+Results take the place of what the summary says about the same models; the others stay, if they were examined with the
+same versions of the libraries.
 """
 
 import json
@@ -62,11 +65,39 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 
     return {
         "listed": {library: len(model_builders.names(library)) for library in ("timm", "transformers")},
-        "versions": {library: version(library) for library in ("torch", "timm", "transformers")},
+        "versions": _versions(),
         "groups": sorted(
             ({**json.loads(shared), "names": sorted(names)} for shared, names in groups.items()), key=_place
         ),
     }
+
+
+def joined(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """New records, and those of a summary that they do not replace.
+
+    Args:
+        summary: As :func:`summarise` gives it.
+        records: As the sweep writes them.
+
+    Returns:
+        One record a model.
+
+    Raises:
+        ValueError: If the summary is of other versions of the libraries, and some of it is not replaced.
+    """
+    new = {(record["library"], record["name"]) for record in records}
+    old = [{**group, "name": name} for group in summary["groups"] for name in group["names"]]
+    kept = [record for record in old if (record["library"], record["name"]) not in new]
+    if kept and summary["versions"] != _versions():
+        raise ValueError(
+            f"{len(kept)} models of the summary were examined with {summary['versions']}, not with {_versions()}. "
+            "Examine all models again: scripts/sweep_models.py without --new and --verdict."
+        )
+    return kept + records
+
+
+def _versions() -> dict[str, str]:
+    return {library: version(library) for library in ("torch", "timm", "transformers")}
 
 
 def _place(group: dict[str, Any]) -> tuple[str, ...]:
@@ -143,7 +174,8 @@ def main(results: str | None) -> None:
     if results is not None:
         lines = Path(results).read_text(encoding="utf-8").splitlines()
         newest = {(record["library"], record["name"]): record for record in map(json.loads, lines)}
-        summary = json.dumps(summarise(list(newest.values())), ensure_ascii=False, indent=1, sort_keys=True)
+        records = joined(json.loads(SUMMARY.read_text(encoding="utf-8")), list(newest.values()))
+        summary = json.dumps(summarise(records), ensure_ascii=False, indent=1, sort_keys=True)
         SUMMARY.write_text(summary + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(SUMMARY.read_text(encoding="utf-8"))), encoding="utf-8")
 

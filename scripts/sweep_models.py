@@ -3,6 +3,9 @@
 Run: nice python scripts/sweep_models.py [--filter 'vit_*'] [--output sweep-results.jsonl]   (goes on where it stopped)
      python scripts/models_page.py sweep-results.jsonl                                       (writes docs/reference)
 
+With `--new` it looks only at models that docs/reference/models.json does not hold yet; with `--verdict unverified`
+again at those of that verdict.
+
 Looked at are all architectures of timm and all types of transformers with a classifier of sequences or images, with
 random weights (see `model_builders`). The verdicts:
 
@@ -26,7 +29,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +40,7 @@ VERDICTS = ("works", "refused", "unverified", "no attention")
 SECONDS = 300
 BYTES = 6 * 2**30
 RESULTS = Path("sweep-results.jsonl")
+SUMMARY = Path(__file__).parents[1] / "docs" / "reference" / "models.json"
 _MODELS_A_WORKER = 100
 
 
@@ -196,13 +200,45 @@ def sweep(jobs: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         worker.close()
 
 
-def main(libraries: tuple[str, ...], pattern: str, output: Path) -> None:
-    """Examine what the results file does not hold yet, and add it there line by line."""
+def every(libraries: Sequence[str], pattern: str) -> list[tuple[str, str]]:
+    """All models of some libraries whose name fits a pattern with * and ?."""
     import model_builders as builders
 
+    found = [(library, name) for library in libraries for name in builders.names(library)]
+    return [job for job in found if fnmatch.fnmatch(job[1], pattern)]
+
+
+def choose(jobs: list[tuple[str, str]], *, new: bool = False, verdicts: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Those of some models that the committed summary does not answer.
+
+    Args:
+        jobs: Libraries and names.
+        new: Only models that the summary does not hold.
+        verdicts: Only models to which the summary gives one of these verdicts.
+
+    Returns:
+        The chosen jobs; all of them, if nothing is asked. Models whose source has attention come first.
+    """
+    import model_builders as builders
+
+    known = summarised()
+    if new:
+        jobs = [job for job in jobs if job not in known]
+    if verdicts:
+        jobs = [job for job in jobs if known.get(job) in verdicts]
+    return sorted(jobs, key=lambda job: not builders.names_attention(*job))
+
+
+def summarised() -> dict[tuple[str, str], str]:
+    """The verdict of every library and name in the committed summary."""
+    groups = json.loads(SUMMARY.read_text(encoding="utf-8"))["groups"]
+    return {(group["library"], name): group["verdict"] for group in groups for name in group["names"]}
+
+
+def main(jobs: list[tuple[str, str]], output: Path) -> None:
+    """Examine what the results file does not hold yet, and add it there line by line."""
     done = {(record["library"], record["name"]) for record in read(output)}
-    every = [(library, name) for library in libraries for name in builders.names(library)]
-    jobs = [job for job in every if job not in done and fnmatch.fnmatch(job[1], pattern)]
+    jobs = [job for job in jobs if job not in done]
     for number, record in enumerate(sweep(jobs), 1):
         with output.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -225,5 +261,12 @@ if __name__ == "__main__":
     parser.add_argument("--library", choices=LIBRARIES, help="default: both")
     parser.add_argument("--filter", default="*", help="names to examine, with * and ?")
     parser.add_argument("--output", type=Path, default=RESULTS, help="results, one line a model")
+    parser.add_argument("--new", action="store_true", help="only models that the committed summary does not hold")
+    parser.add_argument("--verdict", choices=VERDICTS, action="append", default=[], help="only models of this verdict")
     arguments = parser.parse_args()
-    main((arguments.library,) if arguments.library else LIBRARIES, arguments.filter, arguments.output)
+    chosen = choose(
+        every((arguments.library,) if arguments.library else LIBRARIES, arguments.filter),
+        new=arguments.new,
+        verdicts=arguments.verdict,
+    )
+    main(chosen, arguments.output)

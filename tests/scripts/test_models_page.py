@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import models_page
+import pytest
 
 
 def record(name, **changes):
@@ -36,3 +37,21 @@ def test_every_model_is_counted_and_listed_once():
     assert "| plain | timm | image | sdpa | 2 | `eva` |" in page
     assert "| timm | `eva` | 1 | it \\| is &lt;odd> |" in page
     assert [page.count(f"`{name}`") for name in "abc"] == [1, 1, 1]
+
+
+def test_new_results_replace_those_of_the_same_models_and_leave_the_others():
+    summary = models_page.summarise([record("a", verdict="unverified"), record("b")])
+
+    joined = models_page.joined(summary, [record("a"), record("c")])
+
+    verdicts = {one["name"]: one["verdict"] for one in joined}
+    assert verdicts == {"a": "works", "b": "works", "c": "works"}
+    assert [group["names"] for group in models_page.summarise(joined)["groups"]] == [["a", "b", "c"]]
+
+
+def test_results_of_other_versions_are_not_kept_beside_new_ones():
+    summary = {**models_page.summarise([record("a"), record("b")]), "versions": {"timm": "0.1"}}
+
+    with pytest.raises(ValueError, match="1 models of the summary"):
+        models_page.joined(summary, [record("a")])
+    assert len(models_page.joined(summary, [record("a"), record("b")])) == 2

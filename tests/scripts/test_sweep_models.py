@@ -171,3 +171,18 @@ def test_the_newest_record_of_a_model_counts(tmp_path):
 
     assert [record["verdict"] for record in sweep_models.read(results)] == ["works"]
     assert sweep_models.read(tmp_path / "none.jsonl") == []
+
+
+def test_only_what_the_summary_does_not_answer_is_chosen_and_attention_comes_first(monkeypatch):
+    known = {("timm", "vit_tiny_patch16_224"): "works", ("timm", "vit_base_patch16_224"): "unverified"}
+    monkeypatch.setattr(sweep_models, "summarised", lambda: known)
+    jobs = [("timm", "resnet18"), ("timm", "vit_tiny_patch16_224"), ("timm", "vit_base_patch16_224")]
+    jobs += [("transformers", "bert BertForSequenceClassification")]
+
+    assert sweep_models.choose(jobs, new=True) == [jobs[3], jobs[0]]
+    assert sweep_models.choose(jobs, verdicts=["unverified"]) == [jobs[2]]
+    assert sweep_models.choose(jobs) == [jobs[1], jobs[2], jobs[3], jobs[0]]
+
+
+def test_the_committed_summary_answers_for_models_by_name():
+    assert sweep_models.summarised()["timm", "vit_base_patch16_224"] == "works"
