@@ -1,25 +1,26 @@
 """Attention and relevance attributions for any PyTorch transformer, as Captum classes, on the unmodified model."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from attrib_plugin import errors, functional
-from attrib_plugin.capture import capture_attention
-from attrib_plugin.methods import (
-    AttentionAwareRelevance,
-    AttentionFlow,
-    AttentionGradCam,
-    AttentionRollout,
-    EncoderDecoderRelevance,
-    GeneralizedAttentionFlow,
-    GradientRollout,
-    ImageTextRelevance,
-    LayerwiseRelevance,
-    RawAttention,
-    TokenGradCam,
-    TransformerAttribution,
-)
-
 if TYPE_CHECKING:
+    from attrib_plugin import errors, functional
+    from attrib_plugin.capture import capture_attention
+    from attrib_plugin.methods import (
+        AttentionAwareRelevance,
+        AttentionFlow,
+        AttentionGradCam,
+        AttentionRollout,
+        EncoderDecoderRelevance,
+        GeneralizedAttentionFlow,
+        GradientRollout,
+        ImageTextRelevance,
+        LayerwiseRelevance,
+        RawAttention,
+        TokenGradCam,
+        TransformerAttribution,
+    )
     from attrib_plugin.runner.attention_view import AttentionView, view
     from attrib_plugin.runner.compare import compare
     from attrib_plugin.runner.comparison import Comparison
@@ -54,21 +55,26 @@ __all__ = [
     "view",
 ]
 
-# What draws is loaded when it is asked for, so that importing the package costs no more than importing Captum.
-_LAZY = {
-    "AttentionView": "attrib_plugin.runner.attention_view",
-    "Comparison": "attrib_plugin.runner.comparison",
-    "compare": "attrib_plugin.runner.compare",
-    "explain": "attrib_plugin.runner.explain",
-    "Explanation": "attrib_plugin.runner.explanation",
-    "presets": "attrib_plugin.runner.presets",
-    "view": "attrib_plugin.runner.attention_view",
+# Everything is loaded when it is first asked for: the command line answers --help, and completes names, without torch.
+_HOMES = {
+    "AttentionView": "runner.attention_view",
+    "Comparison": "runner.comparison",
+    "Explanation": "runner.explanation",
+    "capture_attention": "capture",
+    "compare": "runner.compare",
+    "explain": "runner.explain",
+    "presets": "runner.presets",
+    "view": "runner.attention_view",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    if name in __all__ and name not in ("errors", "functional"):
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'methods')}"), name)
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    return getattr(import_module(_LAZY[name]), name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -69,10 +69,26 @@ def test_imports_follow_the_floors():
     assert " 0 broken" in shown.stdout
 
 
-def test_importing_the_package_loads_nothing_that_captum_does_not_load():
+def test_importing_the_package_alone_does_not_load_torch():
+    code = "import sys, attrib_plugin; print(*sorted({'torch', 'captum', 'numpy'} & set(sys.modules)))"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert shown.split() == []
+
+
+def test_rooms_of_the_package_are_attributes_without_an_import_of_their_own():
+    code = "import attrib_plugin; print(attrib_plugin.methods.RawAttention.__name__, 'explain' in dir(attrib_plugin))"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert shown.split() == ["RawAttention", "True"]
+
+
+def test_a_method_loads_nothing_that_captum_does_not_load():
     code = (
         "import sys, captum.attr; before = set(sys.modules)\n"
-        "import attrib_plugin; print(*sorted(set(sys.modules) - before))\n"
+        "import attrib_plugin; attrib_plugin.GradientRollout; print(*sorted(set(sys.modules) - before))\n"
         "print(*{'transformers', 'timm', 'torchvision', 'sentencepiece'} & set(sys.modules))"
     )
 
