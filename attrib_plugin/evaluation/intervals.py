@@ -10,7 +10,7 @@ from torch import Tensor
 from attrib_plugin.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 
 class Interval(NamedTuple):
@@ -28,7 +28,12 @@ class Interval(NamedTuple):
 
 
 def mean_interval(
-    values: Float[Tensor, " sample"], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+    values: Float[Tensor, " sample"],
+    *,
+    groups: Int[Tensor, " sample"] | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """The mean of scores and its percentile bootstrap interval.
 
@@ -37,6 +42,9 @@ def mean_interval(
 
     Args:
         values: One score a sample, finite.
+        groups: Number of the group of every sample. Samples of one image, asked for several classes, are not
+            independent; with the number of the image here they are drawn together, which gives the honest, mostly wider
+            interval. ``None``: every sample on its own.
         level: Share of the resampled means that lies inside.
         draws: Number of resamples.
         seed: Of the resamples.
@@ -45,15 +53,30 @@ def mean_interval(
         Mean, lower and upper end, in the units of the scores.
 
     Raises:
-        InputError: If there is no value, one is not finite, or ``level`` is not between 0 and 1.
+        InputError: If there is no value, one is not finite, ``groups`` has another length, or ``level`` is not between
+            0 and 1.
     """
     values = values.detach().double().flatten().cpu()
     if not len(values) or not torch.isfinite(values).all():
         raise InputError(f"Expected finite scores, at least one, found {len(values)} of which some may be NaN.")
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, not {level}.")
+    sums, sizes = _by_group(values, groups)
     generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(values), (draws, len(values)), generator=generator)
+    picks = torch.randint(len(sums), (draws, len(sums)), generator=generator)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = values[picks].mean(1).quantile(ends).tolist()
+    low, high = (sums[picks].sum(1) / sizes[picks].sum(1)).quantile(ends).tolist()
     return Interval(float(values.mean()), low, high)
+
+
+def _by_group(values: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum of the values and number of samples of every group."""
+    if groups is None:
+        return values, torch.ones_like(values)
+    if len(groups) != len(values):
+        raise InputError(f"Expected the group of each of {len(values)} samples, found {len(groups)}.")
+    groups = groups.flatten().cpu()
+    names = sorted(set(groups.tolist()))
+    places = torch.searchsorted(torch.tensor(names), groups)
+    empty = values.new_zeros(len(names))
+    return empty.scatter_add(0, places, values), empty.scatter_add(0, places, torch.ones_like(values))

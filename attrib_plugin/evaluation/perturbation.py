@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +72,7 @@ class Perturbation:
         self._inputs = only_tensor(inputs, "inputs").detach()
         self.units: Units = divide(self._inputs, only_tensor(attributions, "attributions"), feature_mask)
         self._fill = _filled(self._inputs, baselines)
+        self._batch_size = internal_batch_size or len(self._inputs)
         self._model = ModelScore(
             forward_func,
             self._inputs,
@@ -78,8 +80,8 @@ class Perturbation:
             forward_kwargs=forward_kwargs,
             target=target,
             score=score,
+            batch_size=self._batch_size,
         )
-        self._batch_size = internal_batch_size or len(self._inputs)
 
     @property
     def original(self) -> Float[Tensor, " batch"]:
@@ -99,17 +101,31 @@ class Perturbation:
         Returns:
             Scores, float64.
         """
-        size, steps = counts.shape
+        units = self.units.counts[:, None]
+        removed = units - counts if keep else counts
+        found = torch.where(removed <= 0, self.original[:, None], torch.nan)
+        if (removed >= units).any():
+            found = torch.where(removed >= units, self._empty[:, None], found)
+        samples, steps = ((removed > 0) & (removed < units)).nonzero(as_tuple=True)
         ranks = self.units.element_ranks(order)
-        samples = torch.arange(size, device=counts.device).repeat_interleave(steps)
-        found = []
-        for part in torch.split(torch.arange(size * steps, device=counts.device), self._batch_size):
+        for part in torch.split(torch.arange(len(samples), device=counts.device), self._batch_size):
             who = samples[part]
-            first = ranks[who] < counts.flatten()[part].reshape(-1, *[1] * (self._inputs.dim() - 1))
-            removed = ~first & (self.units.index[who] >= 0) if keep else first
-            fill = self._fill if len(self._fill) == 1 else self._fill[who]
-            found.append(self._model(torch.where(removed, fill, self._inputs[who]), who))
-        return torch.cat(found).reshape(size, steps)
+            limit = counts[who, steps[part]].reshape(-1, *[1] * (self._inputs.dim() - 1))
+            first = ranks[who] < limit
+            gone = ~first & (self.units.index[who] >= 0) if keep else first
+            found[who, steps[part]] = self._without(gone, who)
+        return found
+
+    @cached_property
+    def _empty(self) -> Float[Tensor, " batch"]:
+        """Scores without any unit: where every curve ends, whatever its order."""
+        everyone = torch.arange(len(self._inputs), device=self._inputs.device)
+        parts = torch.split(everyone, self._batch_size)
+        return torch.cat([self._without(self.units.index[who] >= 0, who) for who in parts])
+
+    def _without(self, gone: Tensor, who: Int[Tensor, " copy"]) -> Float[Tensor, " copy"]:
+        fill = self._fill if len(self._fill) == 1 else self._fill[who]
+        return self._model(torch.where(gone, fill, self._inputs[who]), who)
 
     def curve(self, steps: int | None, order: Order, *, keep: bool = False) -> PerturbationCurve:
         """A curve from none to all units.
@@ -154,7 +170,7 @@ def perturbation_curve(  # noqa: PLR0917  # the order of Captum's metrics
     A unit is a pixel (all channels as one), a patch, a token, or whatever ``feature_mask`` says. Units of equal
     relevance are removed in the order in which they stand, whichever end comes first.
 
-    Cost: one forward pass for each sample and step, without gradients.
+    Cost: one forward pass for each sample and point of the curve, without gradients.
 
     Args:
         forward_func: The model, or a function around it; outputs of transformers are unwrapped.

@@ -93,6 +93,7 @@ class ModelScore:
         forward_kwargs: The same by name.
         target: Captum's targets; ``None`` is the class predicted for the batch as it was.
         score: What is read off the output.
+        batch_size: Largest number of samples of the batch run at once; ``None`` is all.
 
     Raises:
         InputError: If the output holds no scores.
@@ -108,6 +109,7 @@ class ModelScore:
         forward_kwargs: Mapping[str, Any] | None = None,
         target: Any = None,
         score: Score = "logit",
+        batch_size: int | None = None,
     ) -> None:
         self._forward_func = forward_func
         self._size = len(inputs)
@@ -119,7 +121,8 @@ class ModelScore:
         if isinstance(target, Tensor) and target.numel() not in (1, len(inputs)):
             raise TargetError(f"Expected one target, or one for each of {len(inputs)} samples, found {target.numel()}.")
         everyone = torch.arange(len(inputs), device=inputs.device)
-        output = self._run(inputs, everyone)
+        parts = torch.split(everyone, batch_size or len(inputs))
+        output = torch.cat([self._run(inputs[part], part) for part in parts])
         if target is None and output[0].numel() > 1:
             if output.dim() != 2:
                 raise TargetError(

@@ -39,3 +39,28 @@ def test_what_has_no_mean_is_refused(values):
 def test_a_level_outside_zero_to_one_is_refused():
     with pytest.raises(InputError, match="level must be between 0 and 1"):
         mean_interval(torch.rand(4), level=95)
+
+
+def test_samples_of_one_group_are_drawn_together():
+    values = torch.randn(30, dtype=torch.float64)
+    groups = torch.arange(30).repeat(4)
+
+    grouped = mean_interval(values.repeat(4), groups=groups)
+    alone = mean_interval(values)
+    naive = mean_interval(values.repeat(4))
+
+    # Four copies of a sample say no more than the sample.
+    torch.testing.assert_close(torch.tensor(grouped), torch.tensor(alone))
+    assert naive.high - naive.low < 0.7 * (grouped.high - grouped.low)
+
+
+def test_a_group_counts_by_its_samples():
+    # Two groups, drawn twice: the first alone has mean 0, the second 1, both together three quarters.
+    mean, low, high = mean_interval(torch.tensor([0.0, 1, 1, 1]), groups=torch.tensor([7, 2, 2, 2]))
+
+    assert (mean, low, high) == (0.75, 0.0, 1.0)
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(InputError, match="group of each of 3 samples, found 2"):
+        mean_interval(torch.ones(3), groups=torch.tensor([0, 1]))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attrib_plugin.errors import InputError, TargetError
-from attrib_plugin.evaluation import patch_units, perturbation_curve, token_units
+from attrib_plugin.evaluation import patch_units, perturbation_curve, symmetric_relevance_gain, token_units
 
 WEIGHTS = torch.tensor([[3.0, 2.0, 1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
 ONES = torch.ones(1, 3, dtype=torch.float64)
@@ -248,3 +248,28 @@ def test_the_model_is_run_without_gradients_and_keeps_its_mode():
     assert not scores.requires_grad
     assert model.training
     assert model.weight.grad is None
+
+
+def test_the_two_ends_of_both_curves_are_run_once_and_no_batch_is_larger_than_asked_for():
+    sizes = []
+
+    def counting(inputs):
+        sizes.append(len(inputs))
+        return linear(inputs)
+
+    inputs, maps = ONES.repeat(5, 1), torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    symmetric_relevance_gain(counting, inputs, maps, target=0, internal_batch_size=2)
+
+    # Whole and empty once, and after one unit and after two from either end.
+    assert sum(sizes) == 5 * (2 + 2 * 2)
+    assert max(sizes) == 2
+
+
+@pytest.mark.parametrize("insert", [False, True])
+def test_ends_keep_what_is_never_removed(insert):
+    mask = torch.tensor([[0, -1, 1]])
+
+    scores = perturbation_curve(linear, ONES, MAP, target=0, feature_mask=mask, insert=insert).scores[0].tolist()
+
+    # 2 b stays: 6, 3, 2 on the way out; 2, 5, 6 on the way back.
+    assert scores == ([2.0, 5.0, 6.0] if insert else [6.0, 3.0, 2.0])
