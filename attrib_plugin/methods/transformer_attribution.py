@@ -52,7 +52,7 @@ class TransformerAttribution(AttentionAttribution):
 
     Cost: one forward pass, one backward pass for gradients and one for relevance, which makes about two products where
     a backward pass makes one: in all about 3.2 times a forward and backward pass on ViT-B/16, one image
-    (``benchmarks/relevance_cost.py``). Memory: activations of the forward pass.
+    (``benchmarks/speed.py``). Memory: activations of the forward pass.
 
     Args:
         forward_func: As in :class:`AttentionAttribution`, with ``model``, ``readout``, ``grid``, ``prefix_tokens``.
