@@ -138,27 +138,27 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def class_scores(model: nn.Module, inputs: Tensor, keywords: Mapping[str, Any]) -> Tensor:
-    """Scores of one input.
+    """Scores of a batch.
 
     Args:
         model: The model.
-        inputs: A batch of one.
+        inputs: The batch.
         keywords: Further keyword inputs.
 
     Returns:
-        One score a class, float32.
+        Scores (batch,class), float32, on the CPU.
 
     Raises:
-        InputError: If the model does not give one row of scores.
+        InputError: If the model does not give one row of scores an input.
     """
     with torch.no_grad():
         output = unwrap_output(model(inputs, **keywords))
-    if output.numel() != output.shape[-1]:
+    if output.numel() != len(inputs) * output.shape[-1]:
         raise InputError(
-            f"explain() needs one row of class scores for one input, found {tuple(output.shape)}. For other outputs "
-            "call the method's attribute() with a target."
+            f"explain() needs one row of class scores for one input, found {tuple(output.shape)} for {len(inputs)}. "
+            "For other outputs call the method's attribute() with a target."
         )
-    return output.reshape(-1).float().cpu()
+    return output.reshape(len(inputs), -1).float().cpu()
 
 
 def class_names(model: nn.Module, labels: Sequence[str] | None, count: int) -> tuple[str, ...]:
