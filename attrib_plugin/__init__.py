@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TokenGradCam,
         TransformerAttribution,
     )
+    from attrib_plugin.runner.attention_figures import AttentionFigures, attention_figures
     from attrib_plugin.runner.attention_view import AttentionView, view
     from attrib_plugin.runner.compare import compare
     from attrib_plugin.runner.comparison import Comparison
@@ -32,6 +33,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AttentionAwareRelevance",
+    "AttentionFigures",
     "AttentionFlow",
     "AttentionGradCam",
     "AttentionRollout",
@@ -46,6 +48,7 @@ __all__ = [
     "RawAttention",
     "TokenGradCam",
     "TransformerAttribution",
+    "attention_figures",
     "capture_attention",
     "compare",
     "errors",
@@ -57,9 +60,11 @@ __all__ = [
 
 # Everything is loaded when it is first asked for: the command line answers --help, and completes names, without torch.
 _HOMES = {
+    "AttentionFigures": "runner.attention_figures",
     "AttentionView": "runner.attention_view",
     "Comparison": "runner.comparison",
     "Explanation": "runner.explanation",
+    "attention_figures": "runner.attention_figures",
     "capture_attention": "capture",
     "compare": "runner.compare",
     "explain": "runner.explain",

@@ -8,19 +8,16 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from attrib_plugin.errors import InputError
-from attrib_plugin.families import find_member
-from attrib_plugin.methods import RawAttention
-from attrib_plugin.postprocessing import TextToken
-from attrib_plugin.runner.reading import dtype_of, names_image, read_image, read_text
+from attrib_plugin.runner.attention_reading import ReadAttention, one_of, read_attention
+from attrib_plugin.runner.reading import names_image
 from attrib_plugin.visualization import (
     attention_flow_view,
     attention_head_view,
     attention_image_view,
     attention_model_view,
-    patch_names,
 )
 
 ViewKind = Literal["head", "model", "flow", "image"]
@@ -112,79 +109,38 @@ def view(
     """
     if kind not in (None, "image", *_SEQUENCE_VIEWS):
         raise InputError(f"kind must be 'head', 'model', 'flow' or 'image', not {kind!r}.")
-    chosen = _one_of(text_or_image, sample)
-    name = type(model).__name__
-    if isinstance(chosen, str) and not names_image(chosen, processor):
-        if kind == "image":
-            raise InputError("kind='image' needs an image, found a text. Give kind='head', 'model' or 'flow'.")
-        ids, keywords, shown = read_text(chosen, tokenizer)
-        attention = _attention(model, ids, keywords, options)
-        tokens = [_label(token, chosen) for token in shown["tokens"]]
-        return _sequence_view(kind or "head", attention, tokens, title or f"{name}: {_short(chosen)}")
-    image, _, shown = read_image(chosen, processor, dtype_of(model))
-    attention = _attention(model, image, {}, options)
-    grid, patch_size = _patches(model, (image.shape[-2], image.shape[-1]), options.get("grid"))
-    prefix = attention[0].shape[-1] - grid[0] * grid[1]
-    title = title or f"{name}: attention over an image"
-    if kind in (None, "image"):
-        page = attention_image_view(
-            attention,
-            shown["pixels"],
-            grid=grid,
-            prefix_tokens=prefix,
-            prefix_names=prefix_names,
-            patch_size=patch_size,
-            title=title,
-        )
-        return AttentionView(page, height=780, title=title)
-    return _sequence_view(kind, attention, patch_names(grid, prefix, prefix_names), title)
+    chosen = one_of(text_or_image, sample)
+    if kind == "image" and isinstance(chosen, str) and not names_image(chosen, processor):
+        raise InputError("kind='image' needs an image, found a text. Give kind='head', 'model' or 'flow'.")
+    read = read_attention(
+        model,
+        chosen,
+        tokenizer=tokenizer,
+        processor=processor,
+        prefix_names=prefix_names,
+        with_readout=False,
+        options=options,
+    )
+    title = title or read.title
+    if read.pixels is None or read.grid is None:
+        return _sequence_view(kind or "head", read, title)
+    if kind not in (None, "image"):
+        return _sequence_view(kind, read, title)
+    page = attention_image_view(
+        read.layers,
+        read.pixels,
+        grid=read.grid,
+        prefix_tokens=read.prefix_tokens,
+        prefix_names=prefix_names,
+        patch_size=read.patch_size,
+        title=title,
+    )
+    return AttentionView(page, height=780, title=title)
 
 
-def _one_of(given: Any, sample: int | None) -> Any:
-    """The one input that is shown; it alone is run."""
-    is_batch = isinstance(given, (list, tuple)) or (isinstance(given, Tensor) and given.dim() == 4)
-    if not is_batch:
-        if sample not in (None, 0):
-            raise InputError(f"sample={sample} needs a batch, found one {type(given).__name__}.")
-        return given
-    if sample is None and len(given) != 1:
-        raise InputError(f"Found a batch of {len(given)}, and a view shows one: say which with sample=.")
-    index = sample or 0
-    if not 0 <= index < len(given):
-        raise InputError(f"sample must be one of the {len(given)} in the batch, counted from 0, not {index}.")
-    return given[index]
-
-
-def _attention(model: nn.Module, inputs: Tensor, keywords: dict[str, Any], options: dict[str, Any]) -> list[Tensor]:
-    layers = RawAttention(model, **options).head_attention(inputs, forward_kwargs=keywords)
-    return [layer[0] for layer in layers]
-
-
-def _patches(
-    model: nn.Module, size: tuple[int, int], grid: tuple[int, int] | None
-) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Rows and columns of patches, and their size in pixels where the family knows it."""
-    member = find_member(model)
-    if grid is not None:
-        return grid, None
-    if member.family.patch_grid is None:
-        raise InputError("The patch grid of this model is not known: give grid=(rows, columns).")
-    return member.family.patch_grid(member.module, *size), member.family.patch_size(member.module)
-
-
-def _sequence_view(kind: str, attention: list[Tensor], tokens: list[str], title: str) -> AttentionView:
-    n_layers, n_heads = len(attention), max(len(layer) for layer in attention)
+def _sequence_view(kind: str, read: ReadAttention, title: str) -> AttentionView:
+    n_layers, n_heads = len(read.layers), max(len(layer) for layer in read.layers)
     # What fits the drawing, within what fits a screen.
-    wanted = 190 + 80 * n_layers * min(1.0, 12 / n_heads) if kind == "model" else 330 + 24 * len(tokens)
-    page = _SEQUENCE_VIEWS[kind](attention, tokens, title=title)
+    wanted = 190 + 80 * n_layers * min(1.0, 12 / n_heads) if kind == "model" else 330 + 24 * len(read.tokens)
+    page = _SEQUENCE_VIEWS[kind](read.layers, read.tokens, title=title)
     return AttentionView(page, height=int(min(max(wanted, 480), 860)), title=title)
-
-
-def _label(token: TextToken, text: str) -> str:
-    """A token as the text has it, or as the vocabulary writes it where it stands for no text."""
-    return token.piece if token.is_special else text[token.start : token.end].strip() or token.piece
-
-
-def _short(text: str, most: int = 80) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= most else words[: most - 1].rstrip() + "…"

@@ -1,5 +1,11 @@
 """Tensors and strings to pictures and HTML."""
 
+from attrib_plugin.visualization.attention_figures import (
+    AttentionMap,
+    attention_figure,
+    head_figure,
+    layer_rows_figure,
+)
 from attrib_plugin.visualization.attention_views import (
     attention_flow_view,
     attention_head_view,
@@ -10,6 +16,9 @@ from attrib_plugin.visualization.attention_views import (
 from attrib_plugin.visualization.colors import AGAINST, FOR, SHARE, SIZE, Tone, shade, text_on
 from attrib_plugin.visualization.comparison_figures import ImageRow, TextRow, image_comparison, text_comparison
 from attrib_plugin.visualization.figures import Panel, image_figure, word_figure
+from attrib_plugin.visualization.graph_figure import EdgeUnit, flow_graph_figure
+from attrib_plugin.visualization.labels import label
+from attrib_plugin.visualization.ranges import ColorScale
 from attrib_plugin.visualization.text_html import shaded_text
 
 __all__ = [
@@ -17,16 +26,24 @@ __all__ = [
     "FOR",
     "SHARE",
     "SIZE",
+    "AttentionMap",
+    "ColorScale",
+    "EdgeUnit",
     "ImageRow",
     "Panel",
     "TextRow",
     "Tone",
+    "attention_figure",
     "attention_flow_view",
     "attention_head_view",
     "attention_image_view",
     "attention_model_view",
+    "flow_graph_figure",
+    "head_figure",
     "image_comparison",
     "image_figure",
+    "label",
+    "layer_rows_figure",
     "patch_names",
     "shade",
     "shaded_text",
