@@ -13,7 +13,7 @@ from attrib_plugin.errors import InputError, UnknownModelError
 from attrib_plugin.families import find_member
 from attrib_plugin.methods import AttentionRollout, RawAttention
 from attrib_plugin.postprocessing import TextToken
-from attrib_plugin.runner.reading import dtype_of, names_image, read_image, read_text
+from attrib_plugin.runner.reading import names_image, read_image, read_text, unpack_pipeline
 from attrib_plugin.visualization import patch_names
 
 
@@ -73,14 +73,15 @@ def read_attention(
         InputError: If tokenizer or processor is missing, or a batch comes without ``sample``.
         CaptureError: If the model's attention cannot be read.
     """
+    model, tokenizer, processor = unpack_pipeline(model, tokenizer, processor)
     chosen = one_of(text_or_image, sample)
     name = type(model).__name__
     if isinstance(chosen, str) and not names_image(chosen, processor):
-        ids, keywords, shown = read_text(chosen, tokenizer)
+        ids, keywords, shown = read_text(chosen, tokenizer, model)
         layers, readout = _attention(model, ids, keywords, options, with_readout)
         tokens = tuple(token_name(token, chosen) for token in shown["tokens"])
         return ReadAttention(layers, readout, tokens, f"{name}: {_short(chosen)}")
-    image, _, shown = read_image(chosen, processor, dtype_of(model))
+    image, _, shown = read_image(chosen, processor, model)
     layers, readout = _attention(model, image, {}, options, with_readout)
     grid, patch_size = _patches(model, (image.shape[-2], image.shape[-1]), options.get("grid"))
     prefix = layers[0].shape[-1] - grid[0] * grid[1]

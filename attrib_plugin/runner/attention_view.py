@@ -89,7 +89,7 @@ def view(
     Cost: one forward pass without gradients, and memory for the attention of all layers and heads.
 
     Args:
-        model: The model, unmodified.
+        model: The model, unmodified; or a transformers pipeline, which brings tokenizer and processor along.
         text_or_image: A text; or an image as a PIL image, a file, or a tensor (C,H,W) that is ready for the model. A
             list of these or a tensor (B,C,H,W) is a batch.
         kind: Which view; ``None`` is ``"head"`` for a text and ``"image"`` for an image.

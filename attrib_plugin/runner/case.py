@@ -249,7 +249,7 @@ def _baseline(
     if wanted == "zero":
         return None, "zero embeddings"
     number, name = _absent_id(model, wanted, tokenizer)
-    kept = torch.isin(inputs, torch.tensor(list(getattr(tokenizer, "all_special_ids", ())), dtype=inputs.dtype))
+    kept = torch.isin(inputs, inputs.new_tensor(list(getattr(tokenizer, "all_special_ids", ()))))
     mask = keywords.get("attention_mask")
     if isinstance(mask, Tensor) and mask.shape == inputs.shape:
         kept = kept | (mask == 0)

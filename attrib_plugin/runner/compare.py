@@ -21,7 +21,6 @@ from attrib_plugin.runner.explanation import Prediction
 from attrib_plugin.runner.measuring import measure, peak_memory
 from attrib_plugin.runner.reading import (
     class_names,
-    dtype_of,
     find_class,
     is_multilabel,
     names_image,
@@ -29,6 +28,7 @@ from attrib_plugin.runner.reading import (
     ranked_predictions,
     read_image,
     read_text,
+    unpack_pipeline,
 )
 
 Score = Callable[..., Any]
@@ -73,7 +73,7 @@ def compare(
     Cost: one forward pass, and what each method costs; twice that with ``memory``.
 
     Args:
-        model: The model, unmodified.
+        model: The model, unmodified; or a transformers pipeline, which brings tokenizer and processor along.
         inputs: Token ids (B,T), images (B,C,H,W) or embeddings (B,T,D); or one text with ``tokenizer``, or one image
             (a file or PIL image) with ``processor``.
         methods: Methods, or methods by label: a class or an object of this package or of ``captum.attr``, its name
@@ -105,6 +105,7 @@ def compare(
             are of no use.
         TargetError: If there is no such class.
     """
+    model, tokenizer, processor = unpack_pipeline(model, tokenizer, processor)
     contenders = find_contenders(methods, options or {})
     tensor, keywords, shown = _read(model, inputs, tokenizer, processor, forward_kwargs or {})
     if isinstance(target, str):
@@ -206,14 +207,14 @@ def _read(
 ) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
     """The inputs as tensors, and what is needed to show them."""
     if isinstance(inputs, str) and not names_image(inputs, processor):
-        ids, found, shown = read_text(inputs, tokenizer)
+        ids, found, shown = read_text(inputs, tokenizer, model)
         return (
             ids,
             {**found, **keywords},
             {"tokens": (shown["tokens"],), "words": (shown["words"],), "texts": (inputs,)},
         )
     if not isinstance(inputs, Tensor):
-        image, _, shown = read_image(inputs, processor, dtype_of(model))
+        image, _, shown = read_image(inputs, processor, model)
         return image, dict(keywords), {"pixels": (shown["pixels"],)}
     if inputs.dim() == 4:
         return inputs, dict(keywords), {"pixels": tuple(pixels_of(image, processor) for image in inputs)}

@@ -35,7 +35,7 @@ def explain(
     Cost: one forward pass for the prediction, and what the method costs.
 
     Args:
-        model: The model, unmodified.
+        model: The model, unmodified; or a transformers pipeline, which brings tokenizer and processor along.
         text_or_image: A text; or an image as a PIL image, a file, or a tensor (C,H,W) that is ready for the model.
         tokenizer: For a text: a fast transformers tokenizer or a ``sentencepiece.SentencePieceProcessor``.
         processor: For an image: a transformers image processor, or any function from a PIL image to a tensor.

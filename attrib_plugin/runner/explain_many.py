@@ -22,13 +22,13 @@ from attrib_plugin.runner.explanation import Explanation, Prediction
 from attrib_plugin.runner.reading import (
     class_names,
     class_scores,
-    dtype_of,
     find_class,
     is_multilabel,
     names_image,
     ranked_predictions,
     read_image,
     read_text,
+    unpack_pipeline,
 )
 from attrib_plugin.visualization import Tone
 
@@ -65,7 +65,7 @@ def explain_many(
     Cost: for each batch one forward pass for the predictions, and what the method costs.
 
     Args:
-        model: The model, unmodified; inputs are moved to its device.
+        model: The model, unmodified, or a transformers pipeline; inputs are moved to its device.
         texts_or_images: Each as in :func:`~attrib_plugin.runner.explain.explain`.
         tokenizer: As in ``explain``.
         processor: As in ``explain``.
@@ -89,12 +89,13 @@ def explain_many(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}.")
+    model, tokenizer, processor = unpack_pipeline(model, tokenizer, processor)
     attribution = _make(method, preset, model, options)
     settings = {**({"preset": preset} if preset else {}), **options}
     settings |= {} if end_layer is None else {"end_layer": end_layer}
     reads = _read_all(model, texts_or_images, tokenizer, processor)
     for batch in _batches(reads, batch_size, _padding_id(model, tokenizer)):
-        inputs, keywords = _joined(batch, _padding_id(model, tokenizer), _device_of(model))
+        inputs, keywords = _joined(batch, _padding_id(model, tokenizer))
         scores = class_scores(model, inputs, keywords)
         names = class_names(model, labels, scores.shape[1])
         ranked = [ranked_predictions(row, names, is_multilabel(model, multilabel)) for row in scores]
@@ -170,10 +171,10 @@ def _read_all(model: nn.Module, given: Sequence[Any], tokenizer: Any, processor:
     for number, one in enumerate(given, 1):
         try:
             if isinstance(one, str) and not names_image(one, processor):
-                read = _Read(*read_text(one, tokenizer))
+                read = _Read(*read_text(one, tokenizer, model))
                 _check_length(model, read.inputs)
             else:
-                read = _Read(*read_image(one, processor, dtype_of(model)))
+                read = _Read(*read_image(one, processor, model))
         except InputError as error:
             raise error if len(given) == 1 else InputError(f"Input {number} of {len(given)}: {error}") from error
         yield read
@@ -204,21 +205,18 @@ def _batches(reads: Iterator[_Read], most: int, padding_id: int | None) -> Itera
         yield batch
 
 
-def _joined(batch: Sequence[_Read], padding_id: int | None, device: torch.device) -> tuple[Tensor, dict[str, Any]]:
+def _joined(batch: Sequence[_Read], padding_id: int | None) -> tuple[Tensor, dict[str, Any]]:
     """One batch out of batches of one; texts padded at the right."""
     first = batch[0]
     if len(batch) == 1 or first.inputs.is_floating_point():
-        inputs, keywords = torch.cat([read.inputs for read in batch]), dict(first.keywords)
-    else:
-        longest = max(read.inputs.shape[1] for read in batch)
+        return torch.cat([read.inputs for read in batch]), dict(first.keywords)
+    longest = max(read.inputs.shape[1] for read in batch)
 
-        def stack(tensors: Sequence[Tensor], value: int) -> Tensor:
-            return torch.cat([pad(one, (0, longest - one.shape[1]), value=value) for one in tensors])
+    def stack(tensors: Sequence[Tensor], value: int) -> Tensor:
+        return torch.cat([pad(one, (0, longest - one.shape[1]), value=value) for one in tensors])
 
-        inputs = stack([read.inputs for read in batch], padding_id or 0)
-        keywords = {name: stack([read.keywords[name] for read in batch], 0) for name in first.keywords}
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in keywords.items()}
-    return inputs.to(device), moved
+    keywords = {name: stack([read.keywords[name] for read in batch], 0) for name in first.keywords}
+    return stack([read.inputs for read in batch], padding_id or 0), keywords
 
 
 def _padding_id(model: nn.Module, tokenizer: Any) -> int | None:
@@ -226,11 +224,6 @@ def _padding_id(model: nn.Module, tokenizer: Any) -> int | None:
     by_tokenizer = getattr(tokenizer, "pad_token_id", None)
     by_model = getattr(getattr(model, "config", None), "pad_token_id", None)
     return by_tokenizer if isinstance(by_tokenizer, int) and by_tokenizer == by_model else None
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _target_options(

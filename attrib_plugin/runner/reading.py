@@ -29,12 +29,31 @@ def names_image(text: str, processor: Any) -> bool:
     return processor is not None and Path(text).is_file()
 
 
-def read_text(text: str, tokenizer: Any) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
+def unpack_pipeline(model: Any, tokenizer: Any, processor: Any) -> tuple[nn.Module, Any, Any]:
+    """The model of a transformers pipeline, with its tokenizer and image processor where none is given.
+
+    Args:
+        model: A module, or a pipeline around one.
+        tokenizer: The user's tokenizer.
+        processor: The user's image processor.
+
+    Returns:
+        Model, tokenizer and processor; as given, unless it was a pipeline.
+    """
+    inner = getattr(model, "model", None)
+    if isinstance(model, nn.Module) or not isinstance(inner, nn.Module):
+        return model, tokenizer, processor
+    own_tokenizer, own_processor = (getattr(model, name, None) for name in ("tokenizer", "image_processor"))
+    return inner, tokenizer or own_tokenizer, processor or own_processor
+
+
+def read_text(text: str, tokenizer: Any, model: nn.Module) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
     """A text as the model takes it.
 
     Args:
         text: The text.
         tokenizer: As in :func:`~attrib_plugin.runner.explain.explain`.
+        model: The model, on whose device the inputs are put.
 
     Returns:
         Token ids (1,T), further keyword inputs of the model, and text, tokens and words for showing it.
@@ -46,16 +65,18 @@ def read_text(text: str, tokenizer: Any) -> tuple[Tensor, dict[str, Any], dict[s
         raise InputError("A text needs its model's tokenizer: explain(model, text, tokenizer=tokenizer).")
     ids, tokens, keywords = encode_text(tokenizer, text)
     words = group_words(text, tokens)
+    device = _example_parameter(model).device
+    ids, keywords = ids.to(device), {name: value.to(device) for name, value in keywords.items()}
     return ids, keywords, {"text": text, "tokens": tuple(tokens), "words": tuple(words)}
 
 
-def read_image(image: Any, processor: Any, dtype: torch.dtype) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
+def read_image(image: Any, processor: Any, model: nn.Module) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
     """An image as the model takes it.
 
     Args:
         image: A PIL image, a file, or a tensor that is ready for the model.
         processor: As in :func:`~attrib_plugin.runner.explain.explain`.
-        dtype: Floating dtype of the model.
+        model: The model, whose dtype and device the pixels get.
 
     Returns:
         Pixels (1,C,H,W), no keyword inputs, and what the model sees, for showing it.
@@ -74,7 +95,7 @@ def read_image(image: Any, processor: Any, dtype: torch.dtype) -> tuple[Tensor, 
     tensor = tensor if tensor.dim() == 4 else tensor[None]
     if tensor.dim() != 4 or len(tensor) != 1:
         raise InputError(f"Expected one image (C, H, W) after processing, found {tuple(tensor.shape)}.")
-    return tensor.to(dtype), {}, {"pixels": pixels_of(tensor[0], processor)}
+    return tensor.to(_example_parameter(model)), {}, {"pixels": pixels_of(tensor[0], processor)}
 
 
 def _processed(image: Any, processor: Any) -> Tensor:
@@ -117,24 +138,17 @@ def pixels_of(tensor: Tensor, processor: Any) -> np.ndarray[Any, Any]:
     """
     mean, std = _normalisation(processor)
     mean, std = (torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1) for value in (mean, std))
-    pixels = tensor.float() * std + mean
+    pixels = tensor.float().cpu() * std + mean
     if pixels.min() < -0.01 or pixels.max() > 1.01:
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
-    array: np.ndarray[Any, Any] = pixels.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    array: np.ndarray[Any, Any] = pixels.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
     return array
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """The floating dtype of a model's parameters; float32 if it has none.
-
-    Args:
-        model: The model.
-
-    Returns:
-        The dtype.
-    """
-    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return next(floating, torch.float32)
+def _example_parameter(model: nn.Module) -> Tensor:
+    """A tensor of the floating dtype and on the device of a model's first layer; float32 on the CPU if it has none."""
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    return next(floating, torch.empty(0))
 
 
 def class_scores(model: nn.Module, inputs: Tensor, keywords: Mapping[str, Any]) -> Tensor:
