@@ -327,7 +327,7 @@ def attention_figures(
     Cost: two forward passes without gradients, and memory for the attention of all layers and heads.
 
     Args:
-        model: The model, unmodified.
+        model: The model, unmodified; or a transformers pipeline, which brings tokenizer and processor along.
         text_or_image: A text; or an image as a PIL image, a file, or a tensor (C,H,W) that is ready for the model. A
             list of these or a tensor (B,C,H,W) is a batch.
         tokenizer: For a text: a fast transformers tokenizer or a ``sentencepiece.SentencePieceProcessor``.

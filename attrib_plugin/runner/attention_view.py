@@ -12,7 +12,7 @@ from torch import nn
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.runner.attention_reading import ReadAttention, one_of, read_attention
-from attrib_plugin.runner.reading import names_image
+from attrib_plugin.runner.reading import names_image, unpack_pipeline
 from attrib_plugin.visualization import (
     attention_flow_view,
     attention_head_view,
@@ -109,6 +109,7 @@ def view(
     """
     if kind not in (None, "image", *_SEQUENCE_VIEWS):
         raise InputError(f"kind must be 'head', 'model', 'flow' or 'image', not {kind!r}.")
+    model, tokenizer, processor = unpack_pipeline(model, tokenizer, processor)
     chosen = one_of(text_or_image, sample)
     if kind == "image" and isinstance(chosen, str) and not names_image(chosen, processor):
         raise InputError("kind='image' needs an image, found a text. Give kind='head', 'model' or 'flow'.")
