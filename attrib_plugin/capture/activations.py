@@ -23,7 +23,8 @@ class ActivationTap:
     """Keeps the tokens of one layer: the output of a given module, or what the last self-attention reads.
 
     What a self-attention reads is the input of the innermost module around it that takes the tokens: in models that
-    normalise before attention, the output of that norm. No name has to be known for it.
+    normalise before attention, the output of that norm. No name has to be known for it. Where attention works in
+    windows these are the tokens of all windows, or the map (batch, row, column, dim) that such a module takes.
 
     Args:
         session: The session whose forward pass is followed.
@@ -88,7 +89,7 @@ class ActivationTap:
         self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start the graph at the first tokens, so that those of the first attention have one too."""
-        tokens = next((one for one in (*arguments, *keywords.values()) if _are_tokens(one)), None)
+        tokens = next((one for one in (*arguments, *keywords.values()) if self._are_tokens(one)), None)
         if innermost() is not self._session or tokens is None or tokens.requires_grad:
             return None
         # The same tensor may be given as query, key and value, and must stay the same.
@@ -109,10 +110,21 @@ class ActivationTap:
         if not f"{call.name}.".startswith(f"{name}." if name else ""):
             return
         for one in (*arguments, *keywords.values()):
-            if _are_tokens(one) and one.shape[:2] == (call.batch_size, _n_queries(call)):
+            if self._are_tokens(one) and self._reads(call, one):
                 self._seen = call.index
                 self._keep(one)
                 return
+
+    def _are_tokens(self, value: object) -> bool:
+        # Models with windows hand maps of tokens from module to module, with the features last.
+        ranks = (3,) if self._session.positions is None else (3, 4)
+        return isinstance(value, Tensor) and value.dim() in ranks and value.is_floating_point()
+
+    def _reads(self, call: AttentionCall, tokens: Tensor) -> bool:
+        if tokens.dim() == 3:
+            return tokens.shape[:2] == (call.batch_size, _n_queries(call))
+        placed = call.placement
+        return placed is not None and tokens.shape[1] * tokens.shape[2] == placed.n_tokens
 
     def _after_layer(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         if innermost() is not self._session:
@@ -192,10 +204,6 @@ def plain_names(model: nn.Module) -> dict[str, nn.Module]:
 def _examples(names: Mapping[str, nn.Module]) -> str:
     norms = [name for name, module in names.items() if "norm" in type(module).__name__.lower()]
     return ", ".join(map(repr, norms[-3:] or list(names)[-3:]))
-
-
-def _are_tokens(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point()
 
 
 def _n_queries(call: AttentionCall) -> int:

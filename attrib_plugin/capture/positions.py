@@ -31,7 +31,7 @@ _MOVES = {
 _KEEPS = {
     "add", "sub", "mul", "div", "neg", "add_", "sub_", "mul_", "div_", "contiguous", "clone", "detach", "to", "type",
     "type_as", "float", "double", "half", "bfloat16", "dropout", "dropout_", "gelu", "relu", "relu_", "silu", "sigmoid",
-    "tanh", "batch_norm",
+    "tanh", "batch_norm", "requires_grad_",
 }  # fmt: skip
 _NORMS = {"layer_norm", "rms_norm"}
 

@@ -13,8 +13,8 @@ from attrib_plugin.capture import find_layer, tapped
 from attrib_plugin.errors import AttributionError, UnsupportedAttentionError
 from attrib_plugin.functional.choices import check_choice
 from attrib_plugin.functional.grad_cam import SIGNS, Sign, grad_cam
-from attrib_plugin.methods.base import AttentionAttribution, Query, Tap, input_tokens
-from attrib_plugin.records import AttentionTrace, TokenLayout
+from attrib_plugin.methods.base import AttentionAttribution, Query, Tap, input_tokens, on_patches, tokens_at
+from attrib_plugin.records import AttentionTrace, TokenActivation, TokenLayout
 
 
 class TokenGradCam(AttentionAttribution):
@@ -32,6 +32,10 @@ class TokenGradCam(AttentionAttribution):
     The layer is by default what the last self-attention reads: the output of the norm before it, in a model that has
     one. Later layers are of no use where the head reads the class token alone: no gradient reaches the patches there,
     and the map is zero.
+
+    In models with windows and stages (Swin) the layer's tokens are those of its stage; each gives its value to the
+    patches that it was merged from, by their shares, so the sum stays. Where such a block normalises after attention
+    (Swin v2), the gradient is that of what attention reads, without the residual path beside it.
 
     ``matrix``, ``layer_attention`` and ``layer_rows`` do not exist for this method, which has one layer and no
     matrix from token to token; the read-out plays no part.
@@ -57,6 +61,7 @@ class TokenGradCam(AttentionAttribution):
 
     needs_gradients = True
     has_matrix = False
+    takes_windows = True
     _silence = (
         "no channel speaks for the target there, or no gradient reaches the layer's patches (a head that reads the "
         "class token alone reads none of them after the last attention)."
@@ -90,12 +95,25 @@ class TokenGradCam(AttentionAttribution):
         layout = trace.layout
         if trace.activation is None:
             raise ValueError("The trace holds no activations.")
+        if trace.calls[-1].placement is not None:
+            return self._relevance_of_patches(trace, trace.activation)
         values, gradients = _tokens(trace.activation.values, layout), _tokens(trace.activation.gradient, layout)
         n_tokens, n_given = layout.readout.shape[-1], values.shape[1]
         counted = input_tokens(layout)[:, n_tokens - n_given :]
         relevance = grad_cam(values, gradients, counted=counted, sign=self.sign)
         relevance = nn.functional.pad(relevance, (n_tokens - n_given, 0))
         return relevance if layout.padding is None else relevance.masked_fill(layout.padding, 0)
+
+    def _relevance_of_patches(self, trace: AttentionTrace, activation: TokenActivation) -> Tensor:
+        """Where tokens are merged between stages: relevance of the layer's tokens, handed down to the patches."""
+        n_samples, is_read = len(trace.layout.readout), self._module is None
+        found = tokens_at(activation.values, trace.calls, n_samples, is_read=is_read)
+        slopes = tokens_at(activation.gradient, trace.calls, n_samples, is_read=is_read)
+        if found is None or slopes is None:
+            raise _no_tokens(activation.values, f"the tokens of a stage of {n_samples} samples")
+        (values, position), (gradients, _) = found, slopes
+        relevance = grad_cam(_at_least_float32(values), _at_least_float32(gradients), sign=self.sign)
+        return on_patches(relevance, trace.calls[: position + 1])
 
     def _refuse(self, trace: AttentionTrace) -> NoReturn:
         raise AttributionError(
@@ -113,9 +131,16 @@ def _tokens(tensor: Tensor, layout: TokenLayout) -> Tensor:
         tensor = tensor.flatten(2).transpose(1, 2)  # (B, D, row, column) of a convolution
     allowed = {n_tokens, n_tokens - layout.prefix_tokens}
     if tensor.dim() != 3 or len(tensor) != batch or tensor.shape[1] not in allowed:
-        raise UnsupportedAttentionError(
-            f"Expected the layer to give {n_tokens} tokens of {batch} samples, as (batch, token, dim), found "
-            f"{tuple(tensor.shape)}. Give layer= a module that all tokens pass through, such as the norm before an "
-            "attention."
-        )
+        raise _no_tokens(tensor, f"{n_tokens} tokens of {batch} samples")
+    return _at_least_float32(tensor)
+
+
+def _no_tokens(tensor: Tensor, expected: str) -> UnsupportedAttentionError:
+    return UnsupportedAttentionError(
+        f"Expected the layer to give {expected}, as (batch, token, dim), found {tuple(tensor.shape)}. Give layer= a "
+        "module that all tokens pass through, such as the norm before an attention."
+    )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

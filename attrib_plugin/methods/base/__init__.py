@@ -10,6 +10,7 @@ from attrib_plugin.methods.base.pairs import check_pairs, find_towers, two_tower
 from attrib_plugin.methods.base.propagation import Propagation, find_composite
 from attrib_plugin.methods.base.targets import unwrap_output
 from attrib_plugin.methods.base.tokens import input_tokens
+from attrib_plugin.methods.base.windows import on_patches, tokens_at
 
 __all__ = [
     "SIGNS",
@@ -33,7 +34,9 @@ __all__ = [
     "input_tokens",
     "layers_of",
     "net_evidence",
+    "on_patches",
     "to_the_input",
+    "tokens_at",
     "two_towers",
     "unwrap_output",
 ]

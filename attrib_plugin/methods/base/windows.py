@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -118,6 +118,54 @@ def merged_from(rows: Float[Tensor, "*lead token"], mergings: Iterable[TokenMerg
     return rows
 
 
+def tokens_at(
+    tensor: Tensor, calls: Sequence[AttentionCall], batch_size: int, *, is_read: bool
+) -> tuple[Tensor, int] | None:
+    """The tokens of a layer of a windowed model, and at which attention call they are.
+
+    Args:
+        tensor: What the layer gave: tokens (B,N,D), a map (B,row,column,D) or (B,D,row,column) of the patches, or
+            (with ``is_read``) the windows (B*window,slot,D) that the last call reads.
+        calls: All calls of the forward pass.
+        batch_size: Number of samples.
+        is_read: Whether the tensor is what the last call reads.
+
+    Returns:
+        Tokens (B,N,D) and the number of a call over these tokens; ``None`` if there is no such call.
+    """
+    last = calls[-1].placement
+    if (
+        is_read
+        and last is not None
+        and tensor.dim() == 3
+        and tensor.shape[:2] == (calls[-1].batch_size, last.windows.shape[1])
+    ):
+        return Windows(last).scatter(tensor.transpose(1, 2)).transpose(1, 2), len(calls) - 1
+    if tensor.dim() == 4 and last is not None and tuple(tensor.shape[-2:]) == last.input_grid:
+        tensor = tensor.flatten(2).transpose(1, 2)
+    elif tensor.dim() == 4:
+        tensor = tensor.flatten(1, 2)
+    if tensor.dim() != 3 or len(tensor) != batch_size:
+        return None
+    known = [place for place, call in enumerate(calls) if call.placement and call.placement.n_tokens == tensor.shape[1]]
+    return (tensor, known[-1]) if known else None
+
+
+def on_patches(rows: Float[Tensor, "*lead token"], calls: Sequence[AttentionCall]) -> Float[Tensor, "*lead token"]:
+    """Rows over the tokens of the last of some calls, as rows over the patches of the image.
+
+    Args:
+        rows: One value a token.
+        calls: The calls from the input up to that one.
+
+    Returns:
+        One value a patch; sums are kept.
+    """
+    for call in reversed(calls):
+        rows = rows if call.placement is None else merged_from(rows, call.placement.mergings)
+    return rows
+
+
 def refuse_windows(member: Member, method_name: str) -> None:
     """Refuse a windowed model for a method that follows one set of tokens.
 
@@ -132,7 +180,7 @@ def refuse_windows(member: Member, method_name: str) -> None:
         raise UnsupportedAttentionError(
             f"{type(member.module).__name__} attends within windows and merges tokens between stages "
             f"({member.family.name}); {method_name} follows one set of tokens through all layers. Use GradientRollout, "
-            "AttentionRollout or RawAttention, which follow them through windows and mergings."
+            "AttentionRollout, RawAttention or TokenGradCam, which follow them through windows and mergings."
         )
 
 
