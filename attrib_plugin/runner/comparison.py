@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -155,7 +156,7 @@ class Comparison:
         """Everything but pixels, maps included.
 
         Returns:
-            JSON text without NaN.
+            JSON text; numbers that are not finite, such as a score that is NaN, are null.
         """
         record = {
             "modality": self.modality,
@@ -168,9 +169,9 @@ class Comparison:
             "versions": dict(self.versions),
             "methods": [
                 {
-                    **row,
+                    **{name: _or_null(value) for name, value in row.items()},
                     "tone": result.tone,
-                    "scores": dict(result.scores),
+                    "scores": {name: [_or_null(one) for one in values] for name, values in result.scores.items()},
                     "notes": list(result.notes),
                     "relevance": None if result.relevance is None else result.relevance.tolist(),
                 }
@@ -308,6 +309,10 @@ class Comparison:
                 ]
             )
         return lines
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(value: Any) -> str:

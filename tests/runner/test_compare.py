@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from functools import partial
 
 import numpy as np
@@ -383,6 +384,15 @@ def test_the_table_is_written_as_csv_and_everything_as_json():
         torch.tensor(record["methods"][0]["relevance"], dtype=torch.float64), comparison.results[0].relevance, **EXACT
     )
     assert record["methods"][1]["relevance"] is None
+
+
+def test_a_score_that_is_not_finite_is_null_in_json_and_written_out_in_the_table():
+    found = compared(image_case(2), [GradientRollout], scores={"odd": lambda *_, **__: torch.tensor([1.0, math.inf])})
+
+    (method,) = json.loads(found.to_json())["methods"]
+    assert method["scores"]["odd"] == [1.0, None]
+    assert method["odd"] is None
+    assert found.table()[0]["odd"] == math.inf
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf", "html", "json", "csv"])
