@@ -5,101 +5,94 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from attrib_plugin.errors import AttributionError, InputError, MissingDependencyError
+from attrib_plugin.errors import AttributionError, MissingDependencyError
 
 try:
     import typer
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Table
     from rich.text import Text
 
     from attrib_plugin.app.compare_command import compare_app
+    from attrib_plugin.app.explain_command import explain_app, prediction_of
+    from attrib_plugin.app.models_command import models_app
+    from attrib_plugin.app.terminal import STATE, console, note, progress, quiet_libraries, say
     from attrib_plugin.app.view_command import view_app
 except ImportError as missing:  # pragma: no cover - the extra is part of the test environment
     sys.exit(str(MissingDependencyError(missing.name or "typer", "cli")))
 
+USER_ERROR = 2
+UNEXPECTED = 1
+INTERRUPTED = 130
+
 app = typer.Typer(
-    help="Explain what a transformer's prediction rests on.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Explain what a transformer's prediction rests on.",
+    epilog='Start with: attrib-plugin demo   or: attrib-plugin explain text "A gentle, moving film."',
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
-explain_app = typer.Typer(help="Explain one prediction.", no_args_is_help=True)
 app.add_typer(explain_app, name="explain")
 app.add_typer(compare_app, name="compare")
 app.add_typer(view_app, name="view")
-console = Console()
-
-_Model = Annotated[str, typer.Option(help="A bundled model, 'photo', or a transformers folder or name.")]
-_Method = Annotated[str, typer.Option(help="A method of 'attrib-plugin methods'.")]
-_Sign = Annotated[str | None, typer.Option(help="positive, negative or signed, for gradient methods.")]
-_Target = Annotated[str | None, typer.Option(help="Class to explain, by name or index; default: the predicted one.")]
-_Against = Annotated[str | None, typer.Option(help="Class to contrast it with.")]
-_Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File to write: .html, .png, .json, .npz, .svg or .pdf.")
-]
+app.add_typer(models_app, name="models")
 
 
-@explain_app.command("text", epilog='Example: attrib-plugin explain text "A gentle, moving film." -o out.html')
-def explain_text(
-    text: Annotated[str, typer.Argument(help="The text.")],
-    model: _Model = "sentiment",
-    method: _Method = "GradientRollout",
-    sign: _Sign = None,
-    target: _Target = None,
-    against: _Against = None,
-    output: _Output = None,
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from attrib_plugin import __version__
+
+        say(f"attrib-plugin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _settings(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what libraries say.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    """Explain the class of a text, word by word."""
-    from attrib_plugin.app.loading import load_model
-
-    bundle = load_model(model, "text")
-    explanation = _explain(bundle, text, method, sign, target=target, against=against, tokenizer=bundle.tokenizer)
-    _print_prediction(explanation)
-    console.print(Text(f"  {explanation.title}"))
-    table = Table("word", "relevance")
-    table.columns[1].justify = "right"
-    for word, value in zip(explanation.words, explanation.word_relevance.tolist(), strict=True):
-        table.add_row(Text(word.text), f"{value:+.4g}")
-    console.print(table)
-    _save(explanation, output)
+    STATE.debug, STATE.results_on_stderr = debug, False
+    if context.invoked_subcommand != "app":  # It runs for hours, in threads.
+        context.with_resource(quiet_libraries())
 
 
-@explain_app.command("image", epilog="Example: attrib-plugin explain image cat.jpg --model photo -o out.png")
-def explain_image(
-    image: Annotated[Path, typer.Argument(help="The image file.")],
-    model: _Model = "photo",
-    method: _Method = "GradientRollout",
-    sign: _Sign = None,
-    target: _Target = None,
-    against: _Against = None,
-    output: _Output = Path("explanation.png"),
-) -> None:
-    """Explain the class of an image, patch by patch."""
-    from attrib_plugin.app.loading import load_model
-
-    if not image.is_file():
-        raise InputError(f"There is no file {str(image)!r}.")
-    bundle = load_model(model, "image")
-    explanation = _explain(bundle, image, method, sign, target=target, against=against, processor=bundle.transform)
-    _print_prediction(explanation)
-    _save(explanation, output)
-
-
-@app.command()
+@app.command(epilog="Example: attrib-plugin methods")
 def methods() -> None:
-    """List the methods."""
-    import attrib_plugin.methods as available
+    """List the methods, with the names of their presets."""
+    from attrib_plugin.app.catalogue import method_entries
 
-    table = Table("method", "target", "what it gives")
-    for name in available.__all__:
-        method = getattr(available, name)
-        summary = (method.__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, "class-specific" if method.needs_gradients else "class-agnostic", summary)
-    console.print(table)
+    table = Table("method", "target", "what it gives", "presets")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for entry in method_entries():
+        target = "class-specific" if entry.is_class_specific else "class-agnostic"
+        table.add_row(entry.name, target, Text(entry.summary), ", ".join(entry.presets))
+    console().print(table)
 
 
-@app.command()
+@app.command(epilog="Example: attrib-plugin presets GradientRollout")
+def presets(
+    method: Annotated[str | None, typer.Argument(help="Only those of a method.", show_default=False)] = None,
+) -> None:
+    """List the presets: published implementations, and what is peculiar about each."""
+    with progress("loading libraries"):
+        from attrib_plugin.errors import InputError
+        from attrib_plugin.runner.presets import presets as all_presets
+
+        found = [one for one in all_presets() if method in (None, one.method)]
+    if not found:
+        known = ", ".join(dict.fromkeys(one.method for one in all_presets()))
+        raise InputError(f"No preset belongs to {method!r}. Methods with presets: {known}.")
+    table = Table("method", "preset", "source", "options", "what is peculiar", show_lines=True)
+    table.columns[1].overflow = "fold"
+    for one in found:
+        table.add_row(*map(Text, one.cells))
+    console().print(table)
+
+
+@app.command(epilog="Example: attrib-plugin demo -o demo-output")
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and the pictures.")] = Path(
         "demo-output"
@@ -107,58 +100,30 @@ def demo(
 ) -> None:
     """Explain a text, digits and a photograph with real models, offline, and write a report."""
     start = time.perf_counter()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("loading libraries")
+    with progress("loading libraries") as step:
         from attrib_plugin.app.demo import demo_steps, run_demo
 
-        for path, section in run_demo(output, demo_steps(), lambda step: progress.update(task, description=step.name)):
+        for path, section in run_demo(output, demo_steps(), lambda begun: step(begun.name)):
             for explanation in section.explanations[:1] if section else ():
-                _print_prediction(explanation)
-            console.print(Text(f"  {path}"))
-    console.print(f"Done in {time.perf_counter() - start:.1f} s. Open {output / 'report.html'} in a browser.")
+                say(f"{explanation.text or 'image'}\n  {prediction_of(explanation)}")
+            say(f"  {path}")
+    say(f"Done in {time.perf_counter() - start:.1f} s. Open {output / 'report.html'} in a browser.")
 
 
 def main() -> None:
-    """Run the command line; what goes wrong on purpose is said in one line, with exit code 2."""
+    """Run the command line; the exit code is 0, 2 for what the user can mend, 130 for Ctrl-C, 1 for anything else."""
     try:
-        app()
-    except (AttributionError, ValueError) as error:
-        Console(stderr=True).print(Text(f"attrib-plugin: {error}"))
-        sys.exit(2)
-
-
-def _explain(bundle: Any, what: Any, method: str, sign: str | None, **options: Any) -> Any:
-    import attrib_plugin.methods as available
-    from attrib_plugin.runner.explain import explain
-
-    if method not in available.__all__:
-        raise InputError(f"There is no method {method!r}. The methods: {', '.join(available.__all__)}.")
-    for name in ("target", "against"):
-        options[name] = _index_or_name(options[name], bundle.labels)
-    if sign is not None:
-        options["sign"] = sign
-    return explain(
-        bundle.model,
-        what,
-        method=getattr(available, method),
-        labels=bundle.labels,
-        multilabel=bundle.multilabel,
-        **options,
-    )
-
-
-def _index_or_name(given: str | None, labels: tuple[str, ...]) -> int | str | None:
-    return int(given) if given is not None and given not in labels and given.isdigit() else given
-
-
-def _print_prediction(explanation: Any) -> None:
-    best = ", ".join(f"{one.label} {one.probability:.1%}" for one in explanation.predictions[:3])
-    console.print(
-        Text(f"{explanation.text or 'image'}\n  predicted: {best}; explained in {explanation.seconds * 1000:.0f} ms")
-    )
-
-
-def _save(explanation: Any, output: Path | None) -> None:
-    if output is not None:
-        console.print(Text(f"written: {explanation.save(output)}"))
+        app(prog_name="attrib-plugin")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if STATE.debug:
+            raise
+        if isinstance(error, (AttributionError, ValueError)):
+            note(f"attrib-plugin: {error}")
+            sys.exit(USER_ERROR)
+        note(
+            f"attrib-plugin: {type(error).__name__}: {error}\nThis was not expected. 'attrib-plugin --debug ...' shows "
+            "where it happened; please report that with the command and the versions of the libraries."
+        )
+        sys.exit(UNEXPECTED)

@@ -1,12 +1,21 @@
 import json
+import re
 import sys
+import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from attrib_plugin.app import cli
+from attrib_plugin.app.terminal import quiet_libraries
+from attrib_plugin.errors import TargetIgnoredWarning
 from attrib_plugin.methods import __all__ as methods
 
+ROOT = Path(__file__).parents[2]
 runner = CliRunner()
 
 
@@ -87,3 +96,132 @@ def test_text_with_markup_is_shown_as_text():
 
     assert result.exit_code == 0
     assert "[red]a [bold]good film[/bold]" in result.output
+
+
+def test_json_on_standard_output_is_json_alone():
+    result = runner.invoke(cli.app, ["explain", "text", "A dull film.", "Fine.", "--json"])
+
+    assert result.exit_code == 0
+    assert [record["text"] for record in json.loads(result.stdout)] == ["A dull film.", "Fine."]
+    assert "predicted:" in result.stderr
+
+
+def test_several_inputs_are_written_as_one_file_or_as_one_each(tmp_path):
+    names = ["all.html", "all.json", "all.npz", "all.safetensors", "each/"]
+    outputs = [word for name in names for word in ("-o", f"{tmp_path}/{name}")]
+
+    result = runner.invoke(cli.app, ["explain", "text", "A dull film.", "<b>Fine</b>.", *outputs, "--format", "json"])
+
+    assert result.exit_code == 0, result.output
+    records = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    with safe_open(tmp_path / "all.safetensors", "pt") as stored, np.load(tmp_path / "all.npz") as arrays:
+        for number, record in enumerate(records):
+            expected = np.array(record["relevance"], dtype=np.float32)
+            np.testing.assert_array_equal(arrays[f"relevance_{number}"], expected)
+            np.testing.assert_array_equal(stored.get_tensor(f"relevance_{number}").numpy(), expected)
+        assert json.loads(stored.metadata()["record"]) == records
+    assert "&lt;" in page
+    assert "<b>" not in page
+    assert sorted(path.name for path in (tmp_path / "each").iterdir()) == ["text-1.json", "text-2.json"]
+
+
+def test_a_preset_and_a_range_of_layers_reach_the_method(tmp_path):
+    output = tmp_path / "out.json"
+    options = ["-m", "AttentionRollout", "--preset", "abnar2020", "--layers", "1:4", "--option", "residual=0.25"]
+
+    result = runner.invoke(cli.app, ["explain", "text", "A dull film.", *options, "-o", str(output)])
+
+    assert result.exit_code == 0, result.output
+    settings = json.loads(output.read_text(encoding="utf-8"))["settings"]
+    assert settings == {"preset": "abnar2020", "residual": 0.25, "start_layer": 1, "end_layer": 4}
+
+
+def test_presets_of_a_method_are_listed():
+    result = runner.invoke(cli.app, ["presets", "GradientRollout"])
+
+    assert result.exit_code == 0
+    assert "hila-chefer" in result.output
+    assert "abnar2020" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("broken"), 1, "RuntimeError: broken\nThis was not expected"),
+        (ValueError("wrong"), 2, "attrib-plugin: wrong"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes_tell_what_happened(monkeypatch, capsys, error, code, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("attrib_plugin.app.catalogue.method_entries", fail)
+
+    found, _, shown = run_main(monkeypatch, capsys, "methods")
+
+    assert found == code
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr("attrib_plugin.app.catalogue.method_entries", lambda: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["attrib-plugin", "--debug", "methods"])
+
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("no/such/folder/out.json", "There is no folder"), ("it.png", "holds one picture")]
+)
+def test_outputs_are_checked_before_a_model_is_loaded(monkeypatch, capsys, output, said):
+    monkeypatch.setattr("attrib_plugin.app.loading.load_model", lambda *given, **options: pytest.fail("loaded"))
+
+    code, _, error = run_main(monkeypatch, capsys, "explain", "text", "fine", "good", "-o", output)
+
+    assert code == 2
+    assert said in error
+
+
+def test_warnings_of_the_package_are_notes_and_those_of_libraries_are_not_shown(capsys):
+    with quiet_libraries():
+        warnings.warn("ours", TargetIgnoredWarning, stacklevel=1)
+        warnings.warn("theirs", UserWarning, stacklevel=1)
+
+    assert capsys.readouterr().err == "note: ours\n"
+
+
+# ------------------------------------------------------------------------------------- the page of the documentation
+
+
+def commands(group, path="attrib-plugin"):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path} {name}")
+        yield f"{path} {name}", command
+
+
+def long_options(command):
+    return {word for parameter in command.params for word in parameter.opts + parameter.secondary_opts if "--" in word}
+
+
+def test_the_reference_names_every_command_and_option_and_no_other():
+    page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(cli.app)
+    found = {path: command for path, command in commands(group)}
+    options = {word for command in [group, *found.values()] for word in long_options(command)}
+
+    assert not [path for path, command in found.items() if not hasattr(command, "commands") and path not in page]
+    assert options <= set(re.findall(r"--[a-z][a-z-]+", page))
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) <= options | {"--help"}
+
+
+def test_every_command_has_an_example_in_its_help():
+    found = {path: command for path, command in commands(typer.main.get_command(cli.app))}
+
+    assert not [
+        path for path, one in found.items() if not hasattr(one, "commands") and "xample" not in (one.epilog or "")
+    ]
