@@ -70,18 +70,23 @@ def fetch_vader(cache: Path) -> Path:
     return next(cache.glob("vader*.tar.gz"))
 
 
-def read_snippets(archive: Path, source: str) -> list[Snippet]:
-    """Read the clearly rated, distinct texts of one source, for example ``"tweets"``."""
+def read_rated(archive: Path, source: str) -> list[tuple[float, str]]:
+    """Read the texts of one source, for example ``"tweets"``, each with its mean rating, -4 to 4."""
     with tarfile.open(archive) as outer:
         inner_name = next(name for name in outer.getnames() if name.endswith("hutto_ICWSM_2014.tar.gz"))
         with tarfile.open(fileobj=outer.extractfile(inner_name)) as inner:
             member = inner.extractfile(f"hutto_ICWSM_2014/{source}_GroundTruth.txt")
             lines = member.read().decode("latin-1").splitlines() if member else []
+    rows = (line.split("\t", 2) for line in lines)
+    return [(float(rating), text.strip()) for _, rating, text in rows]
+
+
+def read_snippets(archive: Path, source: str) -> list[Snippet]:
+    """Read the clearly rated, distinct texts of one source."""
     snippets: dict[str, Snippet] = {}
-    for line in lines:
-        _, rating, text = line.split("\t", 2)
-        if abs(float(rating)) > 0.5:
-            snippets.setdefault(text.strip().lower(), Snippet(text.strip(), int(float(rating) > 0)))
+    for rating, text in read_rated(archive, source):
+        if abs(rating) > 0.5:
+            snippets.setdefault(text.lower(), Snippet(text, int(rating > 0)))
     return list(snippets.values())
 
 
