@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from attrib_plugin.runner.comparison import Comparison
     from attrib_plugin.runner.explain import explain
     from attrib_plugin.runner.explanation import Explanation
+    from attrib_plugin.runner.explanations import Explanations
     from attrib_plugin.runner.presets import presets
 
 __version__ = "0.1.0.dev0"
@@ -41,6 +42,7 @@ __all__ = [
     "Comparison",
     "EncoderDecoderRelevance",
     "Explanation",
+    "Explanations",
     "GeneralizedAttentionFlow",
     "GradientRollout",
     "ImageTextRelevance",
@@ -64,6 +66,7 @@ _HOMES = {
     "AttentionView": "runner.attention_view",
     "Comparison": "runner.comparison",
     "Explanation": "runner.explanation",
+    "Explanations": "runner.explanations",
     "attention_figures": "runner.attention_figures",
     "capture_attention": "capture",
     "compare": "runner.compare",

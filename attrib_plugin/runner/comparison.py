@@ -17,16 +17,21 @@ from torch import Tensor
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.postprocessing import TextToken, Word, merge_words
-from attrib_plugin.runner.explanation import Prediction, figure_url
+from attrib_plugin.runner.explanation import CARD, Prediction, figure_url, in_words
 from attrib_plugin.visualization import (
     ImageRow,
     Panel,
+    ShadedGroup,
+    ShadedRow,
+    Styles,
     TextRow,
     Tone,
     image_comparison,
+    shaded_table,
     shaded_text,
     text_comparison,
 )
+from attrib_plugin.visualization.styles import INLINE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,27 +213,56 @@ class Comparison:
         ]
         return text_comparison(self._names(sample), rows, title=f"explained: {self.targets[sample].label}")
 
+    @property
+    def code(self) -> str:
+        """The call that makes this comparison again, as a line of Python."""
+        what = repr(self.texts[0]) if self.texts else "inputs"
+        reader = "processor=processor" if self.modality == "image" else "tokenizer=tokenizer"
+        labels = list(dict.fromkeys(target.label for target in self.targets))
+        target = f", target={labels[0]!r}" if len(labels) == 1 else ""
+        return f"compare(model, {what}, {[result.label for result in self.results]!r}, {reader}{target})"
+
     def html(self) -> str:
-        """Figures and table as a piece of HTML without scripts or links; everything in it is escaped.
+        """Maps and table as a piece of HTML without scripts or links; everything in it is escaped.
 
         Returns:
             HTML.
         """
-        figures = "".join(f'<img alt="{escape(self.title)}" src="{url}" style="max-width:100%">' for url in self.urls())
         lines = "".join(f"<tr>{''.join(cells)}</tr>" for cells in self._cells())
-        style = "font-family:sans-serif;color:#1a1a1a;background:#ffffff;padding:0.5em"
         return (
-            f'<div style="{style}"><p style="margin:0 0 0.4em"><b>{escape(self.title)}</b></p>{figures}'
+            f'<div style="{CARD}"><p style="margin:0 0 0.4em"><b>{escape(self.title)}</b></p>{self.maps_html()}'
             f'<table style="border-collapse:collapse;font-size:0.9em">{lines}</table>'
             f'<p style="font-size:0.8em;color:#555">Absence is {escape(self.baseline)}. Times with {self.n_threads} '
             "thread(s); memory is that of tensors the method made.</p></div>"
         )
 
-    def urls(self) -> list[str]:
-        """The figures as PNG inside URLs: one for images, one a text."""
+    def maps_html(self, styles: Styles = INLINE, *, dpi: int = 110) -> str:
+        """The maps alone: texts as shaded words where they are known, else figures.
+
+        Args:
+            styles: Where colours go: into the elements, or into a style sheet.
+            dpi: Dots an inch of figures.
+
+        Returns:
+            HTML, escaped.
+        """
+        if self.words:
+            return shaded_table([self._group(sample) for sample in range(len(self.words))], styles=styles)
+        look = styles("max-width:100%;height:auto", name="figure")
+        return "".join(f'<img alt="{escape(self.title)}" src="{url}" {look}>' for url in self.urls(dpi=dpi))
+
+    def urls(self, *, dpi: int = 110) -> list[str]:
+        """The figures as PNG inside URLs: one for images, one a text.
+
+        Args:
+            dpi: Dots an inch.
+
+        Returns:
+            ``data:`` URLs.
+        """
         if self.modality == "image":
-            return [figure_url(self.figure())]
-        return [figure_url(self.text_figure(sample)) for sample in range(min(len(self.targets), _SHOWN))]
+            return [figure_url(self.figure(), dpi=dpi)]
+        return [figure_url(self.text_figure(sample), dpi=dpi) for sample in range(min(len(self.targets), _SHOWN))]
 
     def shaded(self, result: MethodResult, sample: int) -> str:
         """A text shaded by one method.
@@ -242,8 +276,8 @@ class Comparison:
         """
         if result.error or not self.words:
             return ""
-        spans = [(word.start, word.end) for word in self.words[sample]]
-        return shaded_text(self.texts[sample], spans, self._word_values(result, sample).tolist(), tone=result.tone)
+        row = self._row(result, sample)
+        return shaded_text(row.text, row.spans, row.values, tone=row.tone)
 
     def save(self, path: str | Path) -> Path:
         """Write the comparison to a file, in the format that its name says.
@@ -284,6 +318,15 @@ class Comparison:
             values = result.full[sample] if full else result.relevance[sample, 0]
             panels.append(Panel(result.label, values.numpy(), result.tone))
         return ImageRow(self.pixels[sample], f"explained: {self.targets[sample].label}", panels, failures)
+
+    def _group(self, sample: int) -> ShadedGroup:
+        title = f"explained: {self.targets[sample].label} · predicted: {in_words(self.predictions[sample])}"
+        return ShadedGroup([self._row(result, sample) for result in self.results], title)
+
+    def _row(self, result: MethodResult, sample: int) -> ShadedRow:
+        spans = tuple((word.start, word.end) for word in self.words[sample])
+        values = self._word_values(result, sample).tolist()
+        return ShadedRow(result.label, self.texts[sample], spans, values, result.tone, failure=result.error)
 
     def _names(self, sample: int) -> list[str]:
         if self.words:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -16,10 +16,25 @@ from torch import Tensor
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.postprocessing import TextToken, Word
-from attrib_plugin.visualization import Panel, Tone, image_figure, shaded_text, word_figure
+from attrib_plugin.visualization import (
+    Panel,
+    ShadedGroup,
+    ShadedRow,
+    Styles,
+    Tone,
+    image_figure,
+    shaded_table,
+    shaded_text,
+    word_figure,
+)
+from attrib_plugin.visualization.styles import INLINE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+CARD = "font-family:sans-serif;color:#1a1a1a;background:#ffffff;padding:0.5em"
+"""Look of a piece of HTML in a notebook, whose own colours may be dark."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,21 @@ class Prediction:
     index: int
     label: str
     probability: float
+
+
+def in_words(predictions: Sequence[Prediction], most: int = 3) -> str:
+    """The most probable classes, in a line.
+
+    Args:
+        predictions: Classes, most probable first.
+        most: How many are named.
+
+    Returns:
+        Labels with probabilities; the plain output of a model that has only one.
+    """
+    if len(predictions) == 1:
+        return f"{predictions[0].label} {predictions[0].probability:.4g}"
+    return ", ".join(f"{one.label} {one.probability:.1%}" for one in predictions[:most])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +89,8 @@ class Explanation:
         pixels: What the model saw of an image, (height,width,3) between 0 and 1.
         seconds: Time of the attribution.
         versions: Versions of the libraries.
+        source: Name of the image's file, if it came from one; empty otherwise.
+        scores: Scores of the map by name, if somebody computed them: ``dataclasses.replace(one, scores=...)``.
     """
 
     method: str
@@ -75,6 +107,8 @@ class Explanation:
     pixels: np.ndarray[Any, Any] | None = None
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def modality(self) -> str:
@@ -115,8 +149,20 @@ class Explanation:
         """
         if self.pixels is not None:
             return image_figure(self.pixels, [self.panel()], title=f"predicted: {self.predictions[0].label}")
-        values = np.empty(0) if self.word_relevance is None else self.word_relevance.numpy()
-        return word_figure([word.text for word in self.words], values, title=self.title, tone=self.tone)
+        words = [word.text for word in self.words]
+        return word_figure(words, self.word_values(), title=self.title, tone=self.tone)
+
+    @property
+    def code(self) -> str:
+        """The call that makes this explanation again, as a line of Python."""
+        what = repr(self.text) if self.modality == "text" else repr(self.source) if self.source else "image"
+        reader = "tokenizer=tokenizer" if self.modality == "text" else "processor=processor"
+        target = "" if self.tone == "share" else f", target={self.target.label!r}"
+        against = f", against={self.against.label!r}" if self.against else ""
+        settings = "".join(
+            f", {name}={getattr(value, '__name__', repr(value))}" for name, value in self.settings.items()
+        )
+        return f"explain(model, {what}, {reader}, method={self.method.replace(' ', '')}{target}{against}{settings})"
 
     def html(self) -> str:
         """The explanation as a piece of HTML without scripts or links; everything in it is escaped.
@@ -124,12 +170,41 @@ class Explanation:
         Returns:
             HTML.
         """
-        shown = self.shaded() if self.pixels is None else f'<img alt="{escape(self.title)}" src="{self.data_url()}">'
-        predicted = ", ".join(f"{escape(one.label)} {one.probability:.1%}" for one in self.predictions[:3])
-        return (
-            '<div style="font-family:sans-serif;color:#1a1a1a;background:#ffffff;padding:0.5em">'
-            f"<p style='margin:0 0 0.4em'><b>{escape(self.title)}</b> · predicted: {predicted}</p>{shown}</div>"
+        head = f"<p style='margin:0 0 0.4em'><b>{escape(self.title)}</b> · predicted: {escape(self.predicted)}</p>"
+        shown = shaded_table([ShadedGroup([self.row("")])]) if self.pixels is None else self.image_html()
+        return f'<div style="{CARD}">{head}{shown}</div>'
+
+    @property
+    def predicted(self) -> str:
+        """The three most probable classes, in a line."""
+        return in_words(self.predictions)
+
+    def row(self, name: str | None = None) -> ShadedRow:
+        """The text with the relevance of its words, for a table of several.
+
+        Args:
+            name: Name of the row; ``None`` is the title.
+
+        Returns:
+            The row; special tokens are in its note.
+        """
+        special = ", ".join(f"{piece}: {value:.3g}" for piece, value in self.special_relevance.items())
+        spans = tuple((word.start, word.end) for word in self.words)
+        return ShadedRow(
+            self.title if name is None else name, self.text, spans, self.word_values().tolist(), self.tone, note=special
         )
+
+    def image_html(self, styles: Styles = INLINE) -> str:
+        """The figure of an image as an element of HTML.
+
+        Args:
+            styles: Where its look goes.
+
+        Returns:
+            HTML, escaped, with the place of the largest value in words.
+        """
+        look = styles("max-width:100%;height:auto", name="figure")
+        return f'<img alt="{escape(self.title)}; {self.largest()}" src="{self.data_url()}" {look}>'
 
     def shaded(self) -> str:
         """The words of a text shaded by relevance, with the special tokens below.
@@ -137,12 +212,9 @@ class Explanation:
         Returns:
             HTML, escaped.
         """
-        special = ", ".join(f"{escape(name)}: {value:.3g}" for name, value in self.special_relevance.items())
-        shaded = shaded_text(
-            self.text, [(word.start, word.end) for word in self.words], self._word_values(), tone=self.tone
-        )
-        below = f'<p style="margin:0.3em 0 0;font-size:0.8em;color:#555">{special}</p>' if special else ""
-        return shaded + below
+        row = self.row()
+        below = f'<p style="margin:0.3em 0 0;font-size:0.8em;color:#555">{escape(row.note)}</p>' if row.note else ""
+        return shaded_text(row.text, row.spans, row.values, tone=row.tone) + below
 
     def data_url(self) -> str:
         """The figure as a PNG inside a URL.
@@ -177,17 +249,19 @@ class Explanation:
                     "tokens": list(word.tokens),
                     "relevance": value,
                 }
-                for word, value in zip(self.words, self._word_values(), strict=True)
+                for word, value in zip(self.words, self.word_values().tolist(), strict=True)
             ],
             "seconds": self.seconds,
             "versions": dict(self.versions),
+            "source": self.source,
+            "scores": dict(self.scores),
         }
 
     def save(self, path: str | Path) -> Path:
         """Write the explanation to a file, in the format that its name says.
 
         Args:
-            path: Ends in ``.html``, ``.json``, ``.npz``, ``.png``, ``.svg`` or ``.pdf``.
+            path: Ends in ``.html`` (a report in one file), ``.json``, ``.npz``, ``.png``, ``.svg`` or ``.pdf``.
 
         Returns:
             The path.
@@ -199,8 +273,9 @@ class Explanation:
         if path.suffix in (".png", ".svg", ".pdf"):
             self.figure().savefig(path, dpi=150)
         elif path.suffix == ".html":
-            page = f'<!doctype html><meta charset="utf-8"><title>{escape(self.title)}</title>{self.html()}'
-            path.write_text(page, encoding="utf-8")
+            from attrib_plugin.runner.report import write_report
+
+            write_report(path, [self], title=self.title)
         elif path.suffix == ".json":
             path.write_text(json.dumps(self.as_dict(), ensure_ascii=False, indent=2), encoding="utf-8")
         elif path.suffix == ".npz":
@@ -214,8 +289,31 @@ class Explanation:
     def _repr_html_(self) -> str:
         return self.html()
 
-    def _word_values(self) -> list[float]:
-        return [] if self.word_relevance is None else self.word_relevance.tolist()
+    def largest(self) -> str:
+        """Where the map of an image, or of the words of a text, is largest, for readers who do not see it.
+
+        Returns:
+            A few words.
+        """
+        if self.pixels is None:
+            values = np.abs(np.nan_to_num(self.word_values()))
+            return f"largest at {self.words[int(values.argmax())].text!r}" if values.any() else "zero everywhere"
+        return self._largest_patch()
+
+    def _largest_patch(self) -> str:
+        values = self.relevance.abs().nan_to_num()
+        row, column = divmod(int(values.argmax()), values.shape[1])
+        rows, columns = values.shape
+        place = f"largest in row {row + 1} of {rows}, column {column + 1} of {columns}"
+        return place if bool(values.any()) else "zero everywhere"
+
+    def word_values(self) -> np.ndarray[Any, Any]:
+        """The relevance of the words.
+
+        Returns:
+            One value a word; empty for images.
+        """
+        return np.empty(0) if self.word_relevance is None else self.word_relevance.numpy()
 
 
 def figure_url(figure: Figure, *, dpi: int = 110) -> str:

@@ -95,7 +95,9 @@ def read_image(image: Any, processor: Any, model: nn.Module) -> tuple[Tensor, di
     tensor = tensor if tensor.dim() == 4 else tensor[None]
     if tensor.dim() != 4 or len(tensor) != 1:
         raise InputError(f"Expected one image (C, H, W) after processing, found {tuple(tensor.shape)}.")
-    return tensor.to(_example_parameter(model)), {}, {"pixels": pixels_of(tensor[0], processor)}
+    source = Path(image).name if isinstance(image, (str, Path)) else ""
+    shown = {"pixels": pixels_of(tensor[0], processor), "source": source}
+    return tensor.to(_example_parameter(model)), {}, shown
 
 
 def _processed(image: Any, processor: Any) -> Tensor:
@@ -140,7 +142,7 @@ def pixels_of(tensor: Tensor, processor: Any) -> np.ndarray[Any, Any]:
     mean, std = (torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1) for value in (mean, std))
     pixels = tensor.float().cpu() * std + mean
     if pixels.min() < -0.01 or pixels.max() > 1.01:
-        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
     array: np.ndarray[Any, Any] = pixels.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
     return array
 

@@ -14,12 +14,27 @@ from attrib_plugin.visualization.attention_views import (
     patch_names,
 )
 from attrib_plugin.visualization.colors import AGAINST, FOR, SHARE, SIZE, Tone, shade, text_on
-from attrib_plugin.visualization.comparison_figures import ImageRow, TextRow, image_comparison, text_comparison
-from attrib_plugin.visualization.figures import Panel, image_figure, word_figure
+from attrib_plugin.visualization.comparison_figures import (
+    ImageRow,
+    TextRow,
+    image_comparison,
+    image_multiples,
+    text_comparison,
+)
+from attrib_plugin.visualization.figures import image_figure, word_figure
 from attrib_plugin.visualization.graph_figure import EdgeUnit, flow_graph_figure
 from attrib_plugin.visualization.labels import label
+from attrib_plugin.visualization.overlay import Panel
 from attrib_plugin.visualization.ranges import ColorScale
-from attrib_plugin.visualization.text_html import shaded_text
+from attrib_plugin.visualization.styles import InlineStyles, SheetStyles, Styles
+from attrib_plugin.visualization.text_html import (
+    RowScale,
+    ShadedGroup,
+    ShadedRow,
+    shaded_table,
+    shaded_tables,
+    shaded_text,
+)
 
 __all__ = [
     "AGAINST",
@@ -30,7 +45,13 @@ __all__ = [
     "ColorScale",
     "EdgeUnit",
     "ImageRow",
+    "InlineStyles",
     "Panel",
+    "RowScale",
+    "ShadedGroup",
+    "ShadedRow",
+    "SheetStyles",
+    "Styles",
     "TextRow",
     "Tone",
     "attention_figure",
@@ -42,10 +63,13 @@ __all__ = [
     "head_figure",
     "image_comparison",
     "image_figure",
+    "image_multiples",
     "label",
     "layer_rows_figure",
     "patch_names",
     "shade",
+    "shaded_table",
+    "shaded_tables",
     "shaded_text",
     "text_comparison",
     "text_on",

@@ -16,9 +16,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from attrib_plugin.errors import InputError
-from attrib_plugin.visualization.colors import Tone, text_on
-from attrib_plugin.visualization.figures import COLORMAPS
+from attrib_plugin.visualization.colors import GAP, Tone, text_on
+from attrib_plugin.visualization.figures import UNITS
 from attrib_plugin.visualization.labels import finish, label
+from attrib_plugin.visualization.overlay import COLORMAPS
 from attrib_plugin.visualization.ranges import ColorScale, as_array, limit_of, norm_of, with_remark
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ _LONGEST_NAME = 18
 _MOST_NAMED_SMALL = 24
 _GRID_UP_TO = 40
 _NUMBERS_UP_TO = 12
-_GAP = "#d9d9d9"
-"""What is not a number: grey, which no ink mixes to."""
-_UNITS: dict[Tone, str] = {
-    "share": "share of attention",
-    "for": "evidence for",
-    "against": "evidence against",
-    "signed": "against  ←  0  →  for",
-    "size": "size of influence",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +231,7 @@ def layer_rows_figure(
     _name_queries(axis, names, room=height)
     bar = _add_bar(figure, [axis], norm, tone, scale)
     if row_scale:
-        bar.set_label(f"{_UNITS[tone]}, as a part of the layer's largest", fontsize=8)
+        bar.set_label(f"{UNITS[tone]}, as a part of the layer's largest", fontsize=8)
     figure.suptitle(label(with_remark(title, values, tone), fitting(width + margin)), fontsize=10)
     return _settled(finish(figure, [title, *tokens, *names]))
 
@@ -287,7 +279,7 @@ def _settled(figure: Figure) -> Figure:
 
 
 def _draw_map(axis: Any, values: NDArray[Any], norm: Normalize, tone: Tone, *, grid: bool, square: bool = True) -> None:
-    axis.set_facecolor(_GAP)
+    axis.set_facecolor(GAP)
     shown = np.ma.masked_invalid(values)
     axis.imshow(shown, cmap=COLORMAPS[tone], norm=norm, interpolation="nearest", aspect="equal" if square else "auto")
     if grid and max(values.shape) <= _GRID_UP_TO:
@@ -338,7 +330,7 @@ def _add_bar(figure: Figure, axes: list[Any], norm: Normalize, tone: Tone, scale
         ScalarMappable(norm, COLORMAPS[tone]), ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=40
     )
     bar.ax.tick_params(labelsize=7)
-    bar.set_label(_UNITS[tone] + (", ink by the square root" if scale == "root" else ""), fontsize=8)
+    bar.set_label(UNITS[tone] + (", ink by the square root" if scale == "root" else ""), fontsize=8)
     return bar
 
 

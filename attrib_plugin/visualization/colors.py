@@ -17,11 +17,18 @@ SHARE = "#5d4a86"
 SIZE = "#3f6b57"
 """Size of an influence whose direction is not known: green."""
 
+GAP = "#d9d9d9"
+"""What is not a number: grey, which no ink mixes to."""
+
+DARK_PAPER = "#16171a"
+"""Background of pages for readers who ask for dark ones; inks are brighter there."""
+
 Tone = Literal["for", "against", "signed", "share", "size"]
 """What the values of a map mean: evidence for, evidence against, for minus against, share of attention, or the size of
 an influence in either direction."""
 
-_PAPER = (255, 255, 255)
+_PAPER = "#ffffff"
+_ON_DARK = {FOR: "#f08a3c", AGAINST: "#5d9df0", SHARE: "#a891e0", SIZE: "#6bb893", GAP: "#50535c"}
 
 
 def ink(value: float, tone: Tone = "signed") -> str:
@@ -39,21 +46,25 @@ def ink(value: float, tone: Tone = "signed") -> str:
     return {"for": FOR, "against": AGAINST, "share": SHARE, "size": SIZE}[tone]
 
 
-def shade(value: float, tone: Tone = "signed") -> str:
+def shade(value: float, tone: Tone = "signed", *, dark: bool = False) -> str:
     """Background colour of a value.
 
     Args:
-        value: Size from 0 (white) to 1 or -1 (full ink); values beyond are cut, NaN is white.
+        value: Size from 0 (paper) to 1 or -1 (full ink); values beyond are cut. NaN is grey, and what has a sign that
+            its tone does not know is paper.
         tone: What the values of the map mean.
+        dark: Whether the paper is dark.
 
     Returns:
         A CSS colour.
     """
+    full, strength = ink(value, tone), min(abs(value), 1.0)
     if math.isnan(value):
-        return "#ffffff"
-    strength = min(abs(value), 1.0)
-    full = _channels(ink(value, tone))
-    mixed = (round(paper + (channel - paper) * strength) for paper, channel in zip(_PAPER, full, strict=True))
+        full, strength = GAP, 1.0
+    elif value < 0 and tone != "signed":
+        strength = 0.0
+    from_paper, to_ink = _channels(DARK_PAPER if dark else _PAPER), _channels(_ON_DARK[full] if dark else full)
+    mixed = (round(paper + (channel - paper) * strength) for paper, channel in zip(from_paper, to_ink, strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -67,6 +68,19 @@ def label(text: str, longest: int | None = None) -> str:
         head = (longest - 1 + 1) // 2
         shown = f"{shown[:head].rstrip()}…{shown[len(shown) - (longest - 1 - head) :].lstrip()}"
     return (shown if _SHAPES_TEXT else _turned(shown)).replace("$", r"\$")
+
+
+def wrapped(text: str, per_line: int) -> str:
+    """A longer text, such as a title, in lines.
+
+    Args:
+        text: Any text.
+        per_line: Most characters a line; longer words are cut.
+
+    Returns:
+        At most four lines, the rest left to an ellipsis.
+    """
+    return fill(label(text), per_line, max_lines=4, placeholder=" …")
 
 
 def finish(figure: Figure, texts: Iterable[str], *, note: str = "") -> Figure:

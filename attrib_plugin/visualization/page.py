@@ -41,11 +41,11 @@ def write_page(view: str, title: str, facts: Mapping[str, Any], packed: Packed) 
         "levels": packed.levels,
     }
     return Template(_asset("page.html")).substitute(
-        title=escape(_writable(title)),
+        title=escape(writable(title)),
         style=style,
-        style_hash=_hash(style),
+        style_hash=content_hash(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=content_hash(script),
         facts=_json(told),
         data=packed.data,
     )
@@ -61,10 +61,25 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).translate(escapes)
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """What a content security policy calls a script or a style sheet.
+
+    Args:
+        text: All of its text.
+
+    Returns:
+        Its hash as the policy writes it.
+    """
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
-def _writable(text: str) -> str:
-    """The text with a question mark for halves of characters, which no file can hold."""
+def writable(text: str) -> str:
+    """The text with a question mark for halves of characters, which no file can hold.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Text that UTF-8 can write.
+    """
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -93,7 +93,7 @@ def remark(values: NDArray[Any], tone: Tone) -> str:
         said.append(f"{gaps} of {values.size} not a number, left blank")
     if not finite.any():
         said.append("zero everywhere")
-    elif values.size > 1 and finite.min() == finite.max():
+    elif finite.size > 1 and finite.min() == finite.max():
         said.append(f"{finite.flat[0]:.3g} everywhere")
     elif tone != "signed" and finite.max() <= 0:
         said.append("no value above zero")

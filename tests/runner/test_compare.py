@@ -420,7 +420,8 @@ def test_the_page_escapes_what_it_shows_and_loads_nothing(tmp_path):
     for html in (page, comparison._repr_html_()):
         assert "<script" not in html
         assert "<b>bold" not in html
-        assert "http" not in html
+        assert "http:" not in html
+        assert "https:" not in html
     assert "&lt;b&gt;bold" in page
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from attrib_plugin.visualization import ImageRow, Panel, TextRow, image_comparison, text_comparison
+from attrib_plugin.errors import InputError
+from attrib_plugin.visualization import ImageRow, Panel, TextRow, image_comparison, image_multiples, text_comparison
 
 
 def row_of(n_panels, failures=None, values=None):
@@ -59,7 +60,7 @@ def test_the_legend_names_each_kind_of_value_once():
 
 @pytest.mark.parametrize(("n_words", "per_line"), [(1, [1]), (15, [15]), (16, [8, 8]), (31, [11, 11, 9])])
 def test_words_are_spread_over_lines_evenly(n_words, per_line):
-    rows = [TextRow("one", np.arange(n_words, dtype=float), "signed"), TextRow("two", np.empty(0), "signed", "failed")]
+    rows = [TextRow("one", np.arange(n_words) - 0.5, "signed"), TextRow("two", np.empty(0), "signed", "failed")]
 
     figure = text_comparison([f"word{number}" for number in range(n_words)], rows, title="explained: cat")
 
@@ -81,3 +82,30 @@ def test_a_figure_is_drawn_without_a_word_from_matplotlib(capfd):
     image_comparison([row_of(2, values=np.full((2, 3), 1 / 3))]).savefig(io.BytesIO())
 
     assert capfd.readouterr() == ("", "")
+
+
+def test_methods_stand_down_and_classes_across():
+    panel = Panel("map", np.eye(2), "for")
+
+    figure = image_multiples(
+        np.full((8, 8, 3), 0.5),
+        [[panel, panel], [panel, None]],
+        rows=["one", "two"],
+        columns=["cat", "$dog"],
+        title="x",
+    )
+
+    axes = figure.subfigs[0].axes
+    assert titles(figure) == ["x", "cat", r"\$dog"]
+    assert [axes[place].get_ylabel() for place in (0, 3)] == ["one", "two"]
+    assert [len(axis.images) for axis in axes] == [1, 2, 2, 1, 2, 0]
+    with pytest.raises(InputError, match="1 rows of 2 maps"):
+        image_multiples(np.zeros((8, 8, 3)), [[panel]], rows=["one"], columns=["cat", "dog"])
+
+
+def test_a_gap_in_the_values_of_words_is_grey_and_said():
+    figure = text_comparison(["a", "b"], [TextRow("one", np.array([float("nan"), 1.0]), "for")], title="")
+
+    axis = figure.subfigs[0].axes[0]
+    np.testing.assert_allclose(axis.images[0].get_array()[0, 0] * 255, 0xD9)
+    assert axis.get_yticklabels()[0].get_text() == "one (1 of 2 not a number, left blank)"
