@@ -50,9 +50,9 @@ class TransformerAttribution(AttentionAttribution):
     Rules divide by sums that can be small. In float32 a map can differ from its float64 twin by some percent; the
     conserving rule flips a branch whose sum crosses zero. Where it matters, run ``model.double()``.
 
-    Cost: one forward pass, one backward pass for gradients and one for relevance, which makes about two products where
-    a backward pass makes one: in all about 3.2 times a forward and backward pass on ViT-B/16, one image
-    (``benchmarks/speed.py``). Memory: activations of the forward pass.
+    Cost: one forward pass, one backward pass for gradients and one for relevance, which makes three products where a
+    backward pass makes one; tokens without relevance, as most are above the last attention, are left out. About 2.8
+    times a forward and backward pass on ViT-B/16 (``benchmarks/speed.py``). Memory: activations of the forward pass.
 
     Args:
         forward_func: As in :class:`AttentionAttribution`, with ``model``, ``readout``, ``grid``, ``prefix_tokens``.

@@ -98,7 +98,7 @@ def _affine(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         "linear",
         (value,),
         lambda one: func(bias, one, weight),
-        lambda one: LinearMap(weight, lambda x, w: x @ w, lambda message, w: message @ w.mT),
+        lambda one: LinearMap(weight, lambda x, w: x @ w, lambda message, w: message @ w.mT, by_row=True),
         {"bias": bias},
     )
 

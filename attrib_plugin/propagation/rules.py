@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -89,7 +89,7 @@ class Epsilon:
     def __call__(self, step: Step, relevance: Tensor) -> Relevances:
         """Share the relevance of the output out by contributions."""
         if step.linear is not None:
-            return (epsilon_rule(step.values[0], _linear(step), relevance, step.result, divide=self.divide),)
+            return _of_rows(step, relevance, lambda x, linear, r, z: epsilon_rule(x, linear, r, z, divide=self.divide))
         found = step.contributions(relevance, self.divide)
         # Beside a constant, an operand has all of the relevance.
         share = self.share if all(step.carries) else 1.0
@@ -111,12 +111,14 @@ class ZPlus:
 
     def __call__(self, step: Step, relevance: Tensor) -> Relevances:
         """Share the relevance of the output out by positive contributions."""
-        linear = _linear(step)
         if not self.joint:
-            return (split_z_plus_rule(step.values[0], linear, relevance, divide=self.divide),)
+            return _of_rows(
+                step, relevance, lambda x, linear, r, _: split_z_plus_rule(x, linear, r, divide=self.divide)
+            )
         bias = step.options.get("bias")
-        found = z_plus_rule(step.values[0], linear, relevance, divide=self.divide, output=step.result, bias=bias)
-        return (found,)
+        return _of_rows(
+            step, relevance, lambda x, linear, r, z: z_plus_rule(x, linear, r, divide=self.divide, output=z, bias=bias)
+        )
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,8 @@ class AlphaBeta:
 
     def __call__(self, step: Step, relevance: Tensor) -> Relevances:
         """Share the relevance of the output out by contributions of either sign."""
-        found = alpha_beta_rule(
-            step.values[0], _linear(step), relevance, alpha=self.alpha, beta=self.beta, divide=self.divide
-        )
-        return (found,)
+        rule = partial(alpha_beta_rule, alpha=self.alpha, beta=self.beta, divide=self.divide)
+        return _of_rows(step, relevance, lambda x, linear, r, _: rule(x, linear, r))
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class Gamma:
 
     def __call__(self, step: Step, relevance: Tensor) -> Relevances:
         """Share the relevance of the output out, agreeing contributions first."""
-        found = gamma_rule(step.values[0], _linear(step), relevance, step.result, gamma=self.gamma, divide=self.divide)
-        return (found,)
+        rule = partial(gamma_rule, gamma=self.gamma, divide=self.divide)
+        return _of_rows(step, relevance, rule)
 
 
 @dataclass(frozen=True)
@@ -285,6 +285,17 @@ class Fanout:
 
     divide: Stabilizer
     among_linear: bool = False
+
+
+def _of_rows(step: Step, relevance: Tensor, rule: Callable[[Tensor, LinearMap, Tensor, Tensor], Tensor]) -> Relevances:
+    """A rule of a linear map, from input, map, relevance and output, on the rows that have relevance."""
+    linear, inputs, output = _linear(step), step.values[0], step.result
+    rows = step.few_rows(relevance)
+    if rows is None:
+        return (rule(inputs, linear, relevance, output),)
+    few = (tensor.flatten(0, -2)[rows] for tensor in (inputs, relevance, output))
+    some_inputs, some_relevance, some_output = few
+    return (step.scattered(rows, rule(some_inputs, linear, some_relevance, some_output)),)
 
 
 def _linear(step: Step) -> LinearMap:

@@ -65,6 +65,23 @@ class Step:
         now = [one._version for one in (*self.inputs, self.output)]
         return now[:-1] == self._versions[:-1] and (self.kept is not None or now[-1] == self._versions[-1])
 
+    def few_rows(self, message: Tensor) -> Tensor | None:
+        """The rows of a fully connected layer that a message is about, where they are at most half of all.
+
+        Above the last attention most tokens have neither gradient nor relevance, if one token is read.
+
+        Args:
+            message: One number an entry of the output.
+
+        Returns:
+            Their indices among all rows; ``None`` where looking at all rows is the better way.
+        """
+        if self.linear is None or not self.linear.by_row or message.dim() < 2:
+            return None
+        rows = message.flatten(0, -2).any(-1)
+        found = rows.nonzero().squeeze(-1)
+        return found if 2 * len(found) <= len(rows) else None
+
     def gradients(self, message: Tensor) -> Relevances:
         """The message taken through the operation by the chain rule.
 
@@ -74,10 +91,27 @@ class Step:
         Returns:
             One tensor an operand; ``None`` for constants.
         """
+        if self.linear is not None and (rows := self.few_rows(message)) is not None:
+            few = message.flatten(0, -2)[rows].to(self.linear.weight.dtype)
+            return (self.scattered(rows, self.linear.transpose(few, self.linear.weight)),)
         wanted = [one for one, carried in zip(self.inputs, self.carries, strict=True) if carried]
         message = message.to(self.output.dtype)
         found = iter(torch.autograd.grad(self.output, wanted, message, retain_graph=True, allow_unused=True))
         return tuple(next(found) if carried else None for carried in self.carries)
+
+    def scattered(self, rows: Tensor, found: Tensor) -> Tensor:
+        """What was found for some rows of the operand, with zero for the others.
+
+        Args:
+            rows: Indices of the rows, over all axes but the last.
+            found: One row each.
+
+        Returns:
+            A tensor of the shape of the first operand.
+        """
+        whole = found.new_zeros(self.inputs[0].shape)
+        whole.view(-1, whole.shape[-1])[rows] = found
+        return whole
 
     def contributions(self, relevance: Tensor, divide: Stabilizer) -> Relevances:
         """Relevance in proportion to input times gradient: x ⊙ ∂⟨z, R/z⟩/∂x.

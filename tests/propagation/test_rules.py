@@ -74,6 +74,56 @@ def test_block_lets_nothing_pass():
     assert not found.any()
 
 
+LINEAR_RULES = {
+    "epsilon": Epsilon(),
+    "gamma": Gamma(0.3),
+    "alpha beta": AlphaBeta(2.0, 1.0),
+    "z plus": ZPlus(),
+    "split z plus": ZPlus(joint=False),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR_RULES)
+def test_a_linear_layer_gives_rows_without_relevance_nothing_and_the_others_what_they_have_alone(name):
+    layer, message = model(lambda m, x: m.first(x)), tokens(5)
+    message[:, 1:] = 0
+    message[1, 2] = 1  # so that rows are no regular pattern
+
+    found = run(layer, tokens(), rules(linear=LINEAR_RULES[name]))
+
+    for sample in range(B):
+        for token in range(T):
+            alone = run(layer, tokens()[sample, token][None, None], rules(linear=LINEAR_RULES[name]))
+            expected = alone.relevance(message[sample, token][None, None])[0, 0]
+            assert_close(found.relevance(message)[sample, token], expected, **TIGHT)
+
+
+def test_rows_without_a_gradient_have_none_below_a_linear_layer():
+    layer, message = model(lambda m, x: m.first(x)), tokens(5)
+    message[:, 1:] = 0
+
+    found = run(layer, tokens(), rules()).gradient(message)
+
+    assert_close(found, message @ layer.first.weight, **TIGHT)
+
+
+def test_only_rows_that_have_relevance_are_computed():
+    seen = []
+
+    def spying(step, relevance):
+        rows = step.few_rows(relevance)
+        seen.append(None if rows is None else rows.tolist())
+        return ZPlus()(step, relevance)
+
+    found = run(model(lambda m, x: m.first(x)), tokens(), rules(linear=spying))
+    few, many = torch.zeros(B, T, D).double(), tokens(5)
+    few[0, 2], few[2, 1] = 1, 1
+    for message in (few, many):
+        found.relevance(message)
+
+    assert seen == [[2, 9], None]
+
+
 def test_a_sum_of_broadcast_operands_gives_the_smaller_one_all_it_received():
     _, message, found = relevance_of(
         lambda m, x: x[:, :1, :] + 0 * x, Composite("t", {"sum": Summands(), "scaling": Identity()})

@@ -33,12 +33,13 @@ class Stabilizer:
         Returns:
             The quotient; zero where the denominator is exactly zero.
         """
-        shifted = denominator
-        if self.epsilon:
-            shift = denominator.sign() * self.epsilon if self.signed else self.epsilon
-            shifted = denominator + shift
-        empty = (denominator == 0) | (shifted == 0)
-        return (numerator / shifted).masked_fill(empty, 0.0)
+        if not self.epsilon:
+            return (numerator / denominator).masked_fill_(denominator == 0, 0.0)
+        if self.signed:
+            shifted = denominator.sign().mul_(self.epsilon).add_(denominator)
+            return (numerator / shifted).masked_fill_(shifted == 0, 0.0)
+        shifted = denominator + self.epsilon
+        return (numerator / shifted).masked_fill_((denominator == 0) | (shifted == 0), 0.0)
 
     def damp(self, relevance: Tensor, activation: Tensor) -> Tensor:
         """What is left of relevance that was divided by an activation and multiplied by it again.

@@ -19,11 +19,13 @@ class LinearMap:
         weight: The weight W.
         transform: ``(x, W)`` to the output without bias.
         transpose: ``(message, W)`` to the adjoint of ``transform`` applied to the message: the shape of x.
+        by_row: Whether every row (all axes but the last are rows) is mapped by itself.
     """
 
     weight: Tensor
     transform: Callable[[Tensor, Tensor], Tensor]
     transpose: Callable[[Tensor, Tensor], Tensor]
+    by_row: bool = False
 
     @staticmethod
     def dense(weight: Tensor) -> LinearMap:
@@ -35,7 +37,7 @@ class LinearMap:
         Returns:
             x ↦ x·Wᵀ.
         """
-        return LinearMap(weight, lambda x, w: x @ w.mT, lambda message, w: message @ w)
+        return LinearMap(weight, lambda x, w: x @ w.mT, lambda message, w: message @ w, by_row=True)
 
 
 def epsilon_rule(
@@ -92,18 +94,14 @@ def z_plus_rule(
     """
     sizes, weights = inputs.abs(), linear.weight.abs()
     size = linear.transform(sizes, weights)
-    if output is None:
-        positive = (linear.transform(inputs, linear.weight) + size) / 2
-    elif bias is None:
-        positive = (output + size) / 2
-    else:
-        positive = (output - bias + size) / 2
-        # Taking the bias off leaves its rounding, which must not pass for a contribution where there is none.
-        rounding = 4 * torch.finfo(size.dtype).eps * (size + bias.abs())
-        positive = positive.masked_fill(positive <= rounding, 0.0)
-    share = divide(relevance, positive)
-    through = inputs * linear.transpose(share, linear.weight)
-    return through.add_(sizes * linear.transpose(share, weights)).div_(2)
+    plain = linear.transform(inputs, linear.weight) if output is None else output
+    positive = (plain + size if bias is None else (plain - bias).add_(size)).div_(2)
+    # Where negative contributions are all there are, rounding is left, which must not pass for a positive one.
+    n_terms = inputs.shape[-1] if linear.by_row else linear.weight[0].numel()
+    rounding = (size if bias is None else size.add_(bias.abs())).mul_(4 * n_terms**0.5 * torch.finfo(size.dtype).eps)
+    share = divide(relevance, positive.masked_fill_(positive <= rounding, 0.0))
+    through = linear.transpose(share, linear.weight).mul_(inputs)
+    return through.addcmul_(sizes, linear.transpose(share, weights)).div_(2)
 
 
 def alpha_beta_rule(

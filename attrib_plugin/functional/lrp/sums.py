@@ -54,11 +54,9 @@ def conserving_sum_rule(
     total = per_sample_sum(relevance, batch_axis)
     sums = per_sample_sum(of_first, batch_axis), per_sample_sum(of_second, batch_axis)
     whole = sums[0].abs() + sums[1].abs()
-    scaled = [
-        of_one * divide(divide(own.abs(), whole) * total, own).to(of_one.dtype)
-        for of_one, own in zip((of_first, of_second), sums, strict=True)
-    ]
-    return scaled[0], scaled[1]
+    for of_one, own in zip((of_first, of_second), sums, strict=True):
+        of_one.mul_(divide(divide(own.abs(), whole) * total, own).to(of_one.dtype))
+    return of_first, of_second
 
 
 def residual_gamma_rule(

@@ -117,6 +117,19 @@ def test_z_plus_rule_takes_no_rounding_of_the_bias_for_a_contribution(dtype):
     assert_close(found, torch.full_like(inputs, 4.0), rtol=1e-4, atol=0)  # four of the nine weights are positive
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_z_plus_rule_takes_no_rounding_for_a_contribution_where_all_are_negative(dtype):
+    # A product in another order rounds differently, and what is left would be divided by next to nothing.
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(50, 300, generator=generator, dtype=dtype)
+    weight = -torch.rand(20, 300, generator=generator, dtype=dtype)
+    output, relevance = inputs.flip(1) @ weight.flip(1).T, torch.ones(50, 20, dtype=dtype)
+
+    found = z_plus_rule(inputs, LinearMap.dense(weight), relevance, divide=Stabilizer(1e-9), output=output)
+
+    assert not found.any()
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 1.0), (1.0, 0.0), (1.5, 0.5)])
 def test_alpha_beta_rule_agrees_with_slow_loops(alpha, beta):
     inputs, weight, _, relevance = case()
