@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST ?= .venv-oldest
 
-.PHONY: demo test test-full test-oldest check docs clean
+.PHONY: demo test test-full test-oldest check docs lecture clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/attrib-plugin demo --output demo-output
@@ -33,6 +33,10 @@ check: $(VENV)/.installed-dev $(VENV)/.installed-docs
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# The lecture is run, and written as notebooks with their outputs.
+lecture: $(VENV)/.installed-lecture
+	$(BIN)/python scripts/make_lecture.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) demo-output docs/_build

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -11,6 +13,8 @@ from sphinx.application import Sphinx
 
 import attrib_plugin
 from attrib_plugin import methods, presets
+
+sys.path.insert(0, str(Path(__file__).parent))  # for notebook_pages
 
 project = "attrib_plugin"
 author = "attrib_plugin contributors"
@@ -23,6 +27,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "notebook_pages",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
