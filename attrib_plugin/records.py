@@ -182,6 +182,8 @@ class AttentionTrace:
         relevance: What relevance propagation gave, for methods that have rules.
         parts: The same calls sorted by part, where a model has several sequences of tokens, such as ``"encoder"``,
             ``"decoder"`` and ``"cross"``; ``layout`` is then that of the explained input.
+        max_chunk_bytes: Largest block of attention that a method may form at a time, in bytes; ``None`` for its own
+            choice.
     """
 
     calls: tuple[AttentionCall, ...]
@@ -190,6 +192,7 @@ class AttentionTrace:
     activation: TokenActivation | None = None
     relevance: PropagatedRelevance | None = None
     parts: Mapping[str, AttentionTrace] = field(default_factory=dict)
+    max_chunk_bytes: int | None = None
 
 
 @dataclass(frozen=True)

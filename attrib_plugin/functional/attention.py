@@ -22,7 +22,8 @@ def attention_probabilities(
     mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
-    rows: Int[Tensor, " row"] | None = None,
+    rows: Int[Tensor, " row"] | slice | None = None,
+    keys: slice | None = None,
 ) -> Float[Tensor, "batch head row key"]:
     """Probabilities softmax(scale · query · keyᵀ + mask), as ``scaled_dot_product_attention`` defines them.
 
@@ -34,37 +35,39 @@ def attention_probabilities(
         mask: Boolean (True = attend) or additive, broadcastable to ``batch head query key``.
         is_causal: Query i attends to keys 0..i only.
         scale: Factor on the products; ``None`` is 1/sqrt(dim).
-        rows: Indices of the queries wanted; ``None`` is all of them.
+        rows: Indices of the queries wanted, or a slice of them; ``None`` is all of them.
+        keys: The keys wanted, where it is known that no wanted query attends to any other; ``None`` is all of them.
 
     Returns:
         Probabilities; every row sums to one, or is zero where every key is masked.
     """
-    n_queries = query.shape[-2]
-    if rows is not None:
-        query = query.index_select(-2, rows)
-    query, key = _at_least_float32(query), _at_least_float32(key)
-    key = _repeat_heads(key, query.shape[-3])
+    n_queries, n_keys = query.shape[-2], key.shape[-2]
+    query, key = _rows_of(query, rows), _rows_of(key, keys)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query * scale) @ key.transpose(-1, -2)  # (B, H, R, K)
-    has_masked_rows = False
+    scores = _by_key_head(_at_least_float32(query) * scale, _at_least_float32(key))  # (B, H, R, K)
     if is_causal:
-        positions = torch.arange(n_queries, device=query.device) if rows is None else rows
-        keys = torch.arange(key.shape[-2], device=query.device)
-        scores = scores.masked_fill(keys > positions[:, None], -torch.inf)
-    if mask is not None:
-        mask = _mask_rows(mask, rows)
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-        has_masked_rows = True
-    probabilities = scores.softmax(-1)
+        positions = _rows_of(torch.arange(n_queries, device=query.device)[:, None], rows)
+        key_positions = torch.arange(n_keys, device=query.device)[slice(None) if keys is None else keys]
+        scores = scores.masked_fill(key_positions > positions, -torch.inf)
+    if mask is None:
+        return scores.softmax(-1)
+    mask = mask_part(mask, rows, keys)
+    is_boolean = mask.dtype is torch.bool
+    scores = scores.masked_fill(~mask, -torch.inf) if is_boolean else scores + mask
+    if is_causal:
+        hidden = scores.amax(-1) == -torch.inf
+    else:
+        hidden = ~mask.any(-1) if is_boolean else mask.amax(-1) == -torch.inf
     # A row without any key would be NaN; the fused kernels define its output as zero.
-    return probabilities.nan_to_num(nan=0.0) if has_masked_rows else probabilities
+    return scores.softmax(-1).nan_to_num(nan=0.0) if hidden.any() else scores.softmax(-1)
 
 
 def attention_gradient(
     output_gradient: Float[Tensor, "batch head query value_dim"],
     value: Float[Tensor, "batch key_head key value_dim"],
     *,
-    rows: Int[Tensor, " row"] | None = None,
+    rows: Int[Tensor, " row"] | slice | None = None,
+    keys: slice | None = None,
 ) -> Float[Tensor, "batch head row key"]:
     """Gradient with respect to the probabilities, ∂y/∂A = (∂y/∂O)·Vᵀ.
 
@@ -73,27 +76,46 @@ def attention_gradient(
     Args:
         output_gradient: Gradient of the explained score with respect to the attention output O.
         value: Values; with fewer heads than ``output_gradient`` each serves a group of heads.
-        rows: Indices of the queries wanted; ``None`` is all of them.
+        rows: Indices of the queries wanted, or a slice of them; ``None`` is all of them.
+        keys: The keys wanted; ``None`` is all of them.
 
     Returns:
         Gradient, in units of the score per unit of probability; signed.
     """
-    if rows is not None:
-        output_gradient = output_gradient.index_select(-2, rows)
-    output_gradient, value = _at_least_float32(output_gradient), _at_least_float32(value)
-    return output_gradient @ _repeat_heads(value, output_gradient.shape[-3]).transpose(-1, -2)
+    return _by_key_head(_at_least_float32(_rows_of(output_gradient, rows)), _at_least_float32(_rows_of(value, keys)))
 
 
-def _mask_rows(mask: Tensor, rows: Tensor | None) -> Tensor:
-    if rows is None or mask.shape[-2] == 1:
-        return mask
-    return mask.index_select(-2, rows)
+def mask_part(mask: Tensor, rows: Int[Tensor, " row"] | slice | None, keys: slice | None = None) -> Tensor:
+    """The part of an attention mask that belongs to some queries and keys.
+
+    Args:
+        mask: As in :func:`attention_probabilities`.
+        rows: As there.
+        keys: As there.
+
+    Returns:
+        The part; an axis of size one stands for all queries or keys and is kept.
+    """
+    mask = mask if mask.shape[-2] == 1 else _rows_of(mask, rows)
+    return mask if keys is None or mask.shape[-1] == 1 else mask[..., keys]
 
 
-def _repeat_heads(tensor: Tensor, n_heads: int) -> Tensor:
-    if tensor.shape[-3] in (1, n_heads):
+def _by_key_head(queries: Tensor, keys: Tensor) -> Tensor:
+    """Products of every query with every key of its head; query heads that share keys are multiplied together."""
+    n_heads, n_key_heads = queries.shape[-3], keys.shape[-3]
+    if n_key_heads in (1, n_heads):
+        return queries @ keys.transpose(-1, -2)
+    # Repeating the keys for every query head would copy them; the heads of a group are rows of one product instead.
+    *lead, _, n_rows, dim = queries.shape
+    grouped = queries.reshape(*lead, n_key_heads, n_heads // n_key_heads * n_rows, dim)
+    return (grouped @ keys.transpose(-1, -2)).reshape(*lead, n_heads, n_rows, keys.shape[-2])
+
+
+def _rows_of(tensor: Tensor, rows: Tensor | slice | None) -> Tensor:
+    """Some rows, on the axis before the last."""
+    if rows is None:
         return tensor
-    return tensor.repeat_interleave(n_heads // tensor.shape[-3], dim=-3)
+    return tensor[..., rows, :] if isinstance(rows, slice) else tensor.index_select(-2, rows)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

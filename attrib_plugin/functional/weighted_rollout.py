@@ -61,8 +61,12 @@ def gradient_weighted_attention(
     if sign not in ("positive", "negative"):
         raise ValueError(f"sign must be 'positive' or 'negative' here, not {sign!r}.")
     check_choice("clamp", clamp, CLAMPS)
-    weighted = probs * gradients if sign == "positive" else -probs * gradients
-    return weighted.clamp(min=0).mean(-3) if clamp == "heads" else weighted.mean(-3).clamp(min=0)
+    weighted = probs * gradients
+    if clamp == "mean":
+        weighted = weighted.mean(-3)
+    weighted = weighted.clamp_(min=0) if sign == "positive" else weighted.clamp_(max=0)
+    weighted = weighted.mean(-3) if clamp == "heads" else weighted
+    return weighted if sign == "positive" else weighted.neg_()
 
 
 def score_gradients(

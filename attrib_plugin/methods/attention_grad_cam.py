@@ -106,12 +106,13 @@ class AttentionGradCam(AttentionAttribution):
         if self.weights == "matrix":
             by_row = layer.matrix(lambda block: block.weighted[1].mean(-1, keepdim=True))  # (B, H, N, 1)
             of_all = by_row.mean(-2, keepdim=True)
-            return lambda block: attention_grad_cam(block.probs, of_all, sign=self.sign)
+            return lambda block: attention_grad_cam(block.probs, of_all[block.samples], sign=self.sign)
         counted = input_tokens(layout)[:, None, None]  # (B, 1, 1, N)
 
         def cam(block: RowBlock) -> Tensor:
             probs, gradients = block.weighted
-            return attention_grad_cam(probs, masked_mean(gradients, counted)[..., None], sign=self.sign)
+            of_block = counted[block.samples][..., block.keys]
+            return attention_grad_cam(probs, masked_mean(gradients, of_block)[..., None], sign=self.sign)
 
         return cam
 

@@ -150,10 +150,13 @@ class AttentionRollout(AttentionAttribution):
 
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
         for layer in from_the_top(layers, self.start_layer):
-            whole = self._needs_all_rows
-            readout = readout @ self._whole(layer, layout) if whole else layer.times(readout, self._mixed)
-            readout = layer.below(readout)
+            readout = layer.below(self._times(layer, readout, layout))
         return to_the_input(layers[: self.start_layer], readout)
+
+    def _times(self, layer: AttentionLayer, weights: Tensor, layout: TokenLayout) -> Tensor:
+        if self._needs_all_rows:
+            return weights @ self._whole(layer, layout)
+        return layer.times(weights, self._mixed, averages_heads=self.head_fusion == "mean")
 
     @property
     def _needs_all_rows(self) -> bool:

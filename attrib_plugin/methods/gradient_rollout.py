@@ -177,7 +177,8 @@ class GradientRollout(AttentionAttribution):
 
     def _times(self, layer: AttentionLayer, weights: Tensor, layout: TokenLayout) -> Tensor:
         if not self._needs_all_rows:
-            return layer.times(weights, self._gain)
+            separate = self.clamp == "heads" and not self.row_normalize
+            return layer.times(weights, self._gain, averages_heads=separate)
         evidence = self._whole(layer, layout)
         normalize = self.row_normalize
         return weights @ (row_normalized_gain(evidence, row_normalize=normalize) if normalize else evidence)

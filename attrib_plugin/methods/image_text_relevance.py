@@ -27,6 +27,7 @@ from attrib_plugin.methods.base import (
     layers_of,
     net_evidence,
     two_towers,
+    warn_of_silence,
 )
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
 
@@ -237,7 +238,7 @@ class ImageTextRelevance(AttentionAttribution):
         start = start + layers[0].n_layers if start < 0 else start
         gained = readout.new_zeros(len(SIGNS[self.sign]), *readout.shape)
         for layer in from_the_top(layers, start):
-            gained = gained + layer.times(readout + gained, self._evidence)
+            gained = gained + layer.times(readout + gained, self._evidence, averages_heads=True)
         return self._net(gained)
 
     def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
@@ -262,5 +263,5 @@ class ImageTextRelevance(AttentionAttribution):
             relevance = relevance * ((positions > 0) & (positions < read))
             sums = relevance.abs().sum(-1, keepdim=True)
             relevance = relevance / sums.where(sums != 0, torch.ones_like(sums))
-        self._warn_of_silence(relevance)
+        warn_of_silence(relevance, self._silence)
         return relevance

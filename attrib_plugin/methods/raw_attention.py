@@ -83,6 +83,10 @@ class RawAttention(AttentionAttribution):
             raise InputError(f"head must be one of the {n_heads} heads 0 to {n_heads - 1}, not {self.head}.")
         return block.probs[:, self.head]
 
+    @property
+    def _averages_heads(self) -> bool:
+        return self.head is None and self.head_fusion == "mean"
+
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
         if self.layer is not None:
             if not -len(layers) <= self.layer < len(layers):
@@ -93,7 +97,7 @@ class RawAttention(AttentionAttribution):
         total = torch.zeros_like(readout)
         for position, layer in reversed(list(enumerate(layers))):
             if position in wanted:
-                total = total + layer.times(readout, self._fused)
+                total = total + layer.times(readout, self._fused, averages_heads=self._averages_heads)
             total, readout = layer.below(total), layer.below(readout)
         return total / len(wanted)
 
@@ -103,7 +107,7 @@ class RawAttention(AttentionAttribution):
     def _rows_by_layer(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
         layers, readout, rows = layers_of(trace), trace.layout.readout[:, None], list[Tensor]()
         for layer in reversed(layers):
-            row = layer.times(readout, self._fused)
+            row = layer.times(readout, self._fused, averages_heads=self._averages_heads)
             rows.append(to_the_input(layers[: layer.position + 1], row).squeeze(1))
             readout = layer.below(readout)
         return tuple(reversed(rows))

@@ -310,11 +310,11 @@ def test_a_model_of_timm_without_a_fixed_size_takes_others():
 
 
 @pytest.mark.parametrize("name", ["timm", "hf"])
-def test_blocks_of_few_windows_give_the_same_map(name, monkeypatch):
+def test_blocks_of_few_windows_give_the_same_map(name):
     method = GradientRollout(model_of(name), sign="signed")
     expected = method.attribute(images(), TARGETS)
     matrices = method.layer_attention(images(), TARGETS)
-    monkeypatch.setattr(layers, "MAX_CHUNK_BYTES", 3 * 2 * 16 * 16 * 8)
+    method.max_chunk_bytes = 3 * 2 * 16 * 16 * 8
 
     assert_same(method.attribute(images(), TARGETS), expected)
     for layer, one in zip(method.layer_attention(images(), TARGETS), matrices, strict=True):

@@ -1,11 +1,13 @@
 """What all methods share: the Captum interface, the forward pass under capture, and layers read in blocks."""
 
 from attrib_plugin.methods.base.attribution import AttentionAttribution
+from attrib_plugin.methods.base.blocks import RowBlock
+from attrib_plugin.methods.base.caller import warn_of_silence
 from attrib_plugin.methods.base.encoder_decoder import check_decoder_ids, encoder_with_decoder
 from attrib_plugin.methods.base.evidence import SIGNS, Sign, evidence_by_sign, net_evidence
 from attrib_plugin.methods.base.forward_pass import Query, Subject, Tap
 from attrib_plugin.methods.base.input_relevance import Destination, InputRelevance
-from attrib_plugin.methods.base.layers import AttentionLayer, RowBlock, from_the_top, layers_of, to_the_input
+from attrib_plugin.methods.base.layers import AttentionLayer, from_the_top, layers_of, to_the_input
 from attrib_plugin.methods.base.pairs import check_pairs, find_towers, two_towers
 from attrib_plugin.methods.base.propagation import Propagation, find_composite
 from attrib_plugin.methods.base.targets import unwrap_output
@@ -39,4 +41,5 @@ __all__ = [
     "tokens_at",
     "two_towers",
     "unwrap_output",
+    "warn_of_silence",
 ]

@@ -13,12 +13,13 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from attrib_plugin.errors import InputError, NumericsWarning, TargetIgnoredWarning
+from attrib_plugin.errors import InputError, TargetIgnoredWarning
 from attrib_plugin.families import ReadoutArgument, find_member
 from attrib_plugin.functional import divide_rows, overwrite_special
 from attrib_plugin.functional.choices import check_choice
 from attrib_plugin.functional.finished_rows import DIVISORS, SPECIALS, Divisor, Special
-from attrib_plugin.methods.base.caller import warn_caller
+from attrib_plugin.methods.base.blocks import MAX_CHUNK_BYTES, checked_chunk
+from attrib_plugin.methods.base.caller import warn_caller, warn_of_silence
 from attrib_plugin.methods.base.forward_pass import Demand, Query, Subject, Tap, explain_targets
 from attrib_plugin.methods.base.inputs import check_input
 from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
@@ -55,10 +56,12 @@ class AttentionAttribution(Attribution):
         special: What stands at special tokens of a finished map: ``"keep"``, ``"zero_first"``, ``"min_first"`` or
             ``"zero_ends"``; see :func:`~attrib_plugin.functional.overwrite_special`.
         divide_by: ``"max"`` divides each finished map by its largest value beyond the prefix tokens.
+        max_chunk_bytes: Largest block of attention probabilities formed at a time, in bytes (32 MiB by default; twice
+            to thrice that is used while it is worked on). Speed and memory depend on it, the result does not.
 
     Raises:
         InputError: If ``forward_func`` is no module and ``model`` is not given.
-        ValueError: If ``special`` or ``divide_by`` is unknown.
+        ValueError: If ``special`` or ``divide_by`` is unknown, or ``max_chunk_bytes`` below 1.
     """
 
     needs_gradients: ClassVar[bool] = False
@@ -85,6 +88,7 @@ class AttentionAttribution(Attribution):
         prefix_tokens: int | None = None,
         special: Special = "keep",
         divide_by: Divisor = "nothing",
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
         super().__init__(forward_func)
         check_choice("special", special, SPECIALS)
@@ -100,6 +104,7 @@ class AttentionAttribution(Attribution):
         self.prefix_tokens = prefix_tokens
         self.special: Special = special
         self.divide_by: Divisor = divide_by
+        self.max_chunk_bytes = checked_chunk(max_chunk_bytes)
         self._member = find_member(self.model)
 
     @classmethod
@@ -347,6 +352,7 @@ class AttentionAttribution(Attribution):
             grid=self.grid,
             prefix_tokens=self.prefix_tokens,
             internal_batch_size=internal_batch_size,
+            max_chunk_bytes=self.max_chunk_bytes,
         )
 
     def _explain(
@@ -377,7 +383,7 @@ class AttentionAttribution(Attribution):
         layout, inputs = trace.layout, query.given.tensor
         relevance = self._finished(self._relevance(trace), layout)
         if layout.grid is None:
-            self._warn_of_silence(relevance)
+            warn_of_silence(relevance, self._silence)
             return (
                 relevance[..., None].repeat(1, 1, inputs.shape[-1])
                 if inputs.dim() == 3 and return_input_shape
@@ -385,15 +391,8 @@ class AttentionAttribution(Attribution):
             )
         patches = tokens_to_grid(relevance, layout.grid, layout.prefix_tokens)
         # A class token may hold its own start while no patch has any relevance.
-        self._warn_of_silence(patches.flatten(1))
+        warn_of_silence(patches.flatten(1), self._silence)
         if not return_input_shape:
             return patches
         size = (inputs.shape[-2], inputs.shape[-1])
         return grid_to_pixels(patches, size, patch_size=layout.patch_size).repeat(1, inputs.shape[1], 1, 1)
-
-    def _warn_of_silence(self, relevance: Tensor) -> None:
-        if (silent := (relevance == 0).all(-1)).any():
-            warn_caller(
-                f"The relevance of {int(silent.sum())} of {len(silent)} samples is zero everywhere: {self._silence}",
-                NumericsWarning,
-            )

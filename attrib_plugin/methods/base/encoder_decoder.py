@@ -92,4 +92,4 @@ def _only(trace: AttentionTrace, calls: tuple[AttentionCall, ...], layout: Token
     if trace.output_gradients is not None:
         by_index = {call.index: one for call, one in zip(trace.calls, trace.output_gradients, strict=True)}
         gradients = tuple(by_index[call.index] for call in calls)
-    return AttentionTrace(calls, layout, gradients)
+    return AttentionTrace(calls, layout, gradients, max_chunk_bytes=trace.max_chunk_bytes)

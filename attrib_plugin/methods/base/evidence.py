@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrib_plugin.functional import gradient_weighted_attention
-from attrib_plugin.methods.base.layers import RowBlock
+from attrib_plugin.methods.base.blocks import RowBlock
 
 if TYPE_CHECKING:
     from jaxtyping import Float

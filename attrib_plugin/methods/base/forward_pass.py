@@ -52,6 +52,7 @@ class Query:
         grid: The user's patch grid.
         prefix_tokens: The user's number of prefix tokens.
         internal_batch_size: Largest number of samples run at once.
+        max_chunk_bytes: Largest block of attention formed at a time, in bytes.
     """
 
     given: ModelInput
@@ -61,6 +62,7 @@ class Query:
     grid: tuple[int, int] | None = None
     prefix_tokens: int | None = None
     internal_batch_size: int | None = None
+    max_chunk_bytes: int | None = None
 
     def batches(self) -> Iterator[Query]:
         """Cut into queries of at most ``internal_batch_size`` samples.
@@ -202,10 +204,11 @@ def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callabl
                 if propagation is not None and graph is not None:
                     relevance = propagation.end(session, graph, given, calls, score, retain_graph=not last)
             layout = _layout(subject.member, query, facts, output, target)
+            trace = AttentionTrace(
+                calls, layout, output_gradients, activation, relevance, max_chunk_bytes=query.max_chunk_bytes
+            )
             with torch.no_grad():
-                results.append(
-                    read(arranged.trace(AttentionTrace(calls, layout, output_gradients, activation, relevance)))
-                )
+                results.append(read(arranged.trace(trace)))
     return results
 
 

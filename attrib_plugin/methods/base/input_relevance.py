@@ -11,6 +11,7 @@ from attrib_plugin.errors import AttributionError
 from attrib_plugin.functional.choices import check_choice
 from attrib_plugin.functional.weighted_rollout import SIGNS, Sign
 from attrib_plugin.methods.base.attribution import AttentionAttribution
+from attrib_plugin.methods.base.caller import warn_of_silence
 from attrib_plugin.methods.base.conservation import ConservationReport, conservation_report
 from attrib_plugin.methods.base.forward_pass import Query
 from attrib_plugin.methods.base.propagation import Propagation, find_composite
@@ -113,7 +114,7 @@ class InputRelevance(AttentionAttribution):
         if native is None:
             raise ValueError("The trace holds no relevance of the input.")
         layout, inputs = trace.layout, query.given.tensor
-        self._warn_of_silence(native.flatten(1))
+        warn_of_silence(native.flatten(1), self._silence)
         if inputs.dim() == 4:
             if return_input_shape:
                 return self._side(native.contiguous())

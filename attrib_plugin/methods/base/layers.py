@@ -9,49 +9,31 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attrib_plugin.capture import call_gradient, call_probabilities
+from attrib_plugin.capture import (
+    call_gradient,
+    call_probabilities,
+    can_be_cut,
+    differs_by_head,
+    part_of_call,
+    visible_keys,
+)
+from attrib_plugin.methods.base.blocks import (
+    EVERYTHING,
+    MAX_CHUNK_BYTES,
+    Part,
+    RowBlock,
+    Sizes,
+    as_slice,
+    columns_of,
+    extents,
+    rows_within,
+    whole_extent,
+)
 from attrib_plugin.methods.base.windows import Windows, merged_from, some_windows
 from attrib_plugin.records import AttentionCall, AttentionTrace
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
-MAX_CHUNK_BYTES = 32 * 2**20
-"""Largest block of attention probabilities formed at a time, in bytes, over all samples and heads."""
-
-
-@dataclass(frozen=True, eq=False)
-class RowBlock:
-    """Some query rows of one layer.
-
-    In a windowed layer a block is some of the windows, whole: ``batch`` are windows and ``token`` the slots of one.
-
-    Attributes:
-        probs: Attention probabilities; zero at keys that the model padded to fill a window.
-        gradients: Gradient of the explained score with respect to them; ``None`` without gradients.
-        rows: Which queries these rows are; ``None`` for all.
-        relevance: Relevance of the probabilities by the rules of a composite; ``None`` without one.
-    """
-
-    probs: Float[Tensor, "batch head row token"]
-    gradients: Float[Tensor, "batch head row token"] | None
-    rows: Int[Tensor, " row"] | None
-    relevance: Float[Tensor, "batch head row token"] | None = None
-
-    @property
-    def weighted(self) -> tuple[Tensor, Tensor]:
-        """Probabilities and gradients, for methods that declare ``needs_gradients``."""
-        if self.gradients is None:
-            raise ValueError("This layer was read without gradients; the method must set needs_gradients.")
-        return self.probs, self.gradients
-
-    @property
-    def relevant(self) -> Tensor:
-        """Relevance of the probabilities, for methods that have a composite."""
-        if self.relevance is None:
-            raise ValueError("This layer was read without relevance; the method must have a propagation.")
-        return self.relevance
-
+    from jaxtyping import Float
 
 LayerMatrix = Callable[[RowBlock], Tensor]
 """A method's formula: from some rows of attention to the same rows of its matrix, ``... batch row token``."""
@@ -78,10 +60,14 @@ class AttentionLayer:
     Args:
         records: All layers of the model, from the input upwards.
         position: Which of them this is, from 0.
+        max_chunk_bytes: Largest block of attention formed at a time, in bytes.
     """
 
-    def __init__(self, records: Sequence[LayerRecord], position: int) -> None:
+    def __init__(
+        self, records: Sequence[LayerRecord], position: int, *, max_chunk_bytes: int = MAX_CHUNK_BYTES
+    ) -> None:
         self.position = position
+        self._max_chunk_bytes = max_chunk_bytes
         self.n_layers = len(records)
         self._records = records
         own = records[position]
@@ -111,14 +97,20 @@ class AttentionLayer:
     @property
     def mirrored(self) -> AttentionLayer:
         """The layer that is as far from the top as this one is from the bottom."""
-        return AttentionLayer(self._records, self.n_layers - 1 - self.position)
+        position = self.n_layers - 1 - self.position
+        return AttentionLayer(self._records, position, max_chunk_bytes=self._max_chunk_bytes)
 
-    def times(self, weights: Float[Tensor, "... token"], matrix: LayerMatrix) -> Float[Tensor, "... token"]:
+    def times(
+        self, weights: Float[Tensor, "... token"], matrix: LayerMatrix, *, averages_heads: bool = False
+    ) -> Float[Tensor, "... token"]:
         """Row vectors times the layer's matrix; only rows with a weight are computed.
 
         Args:
             weights: Weight of every query row, ``... batch vector token``.
-            matrix: The method's formula.
+            matrix: The method's formula. It treats every sample and row by itself, and an entry of its result that has
+                no attention is zero, or the row's own.
+            averages_heads: Whether the result is the mean over heads of what it would be for each of them, so that
+                some heads can be taken at a time. It need not be where a mask hides other keys from each head.
 
         Returns:
             ``weights @ matrix``, of the shape that broadcasting gives.
@@ -126,12 +118,18 @@ class AttentionLayer:
         if self._windows is not None:
             return self._in_windows(self._windows, weights, matrix, torch.matmul)
         weighted_rows = weights.reshape(-1, weights.shape[-1]).ne(0).any(0)
-        rows = None if weighted_rows.all() else weighted_rows.nonzero().squeeze(-1)
-        product: Tensor | float = 0.0
-        for block in self._blocks(rows, weights):
-            chosen = weights if block.rows is None else weights.index_select(-1, block.rows)
-            product = product + chosen @ matrix(block).to(chosen.dtype)
-        return product if isinstance(product, Tensor) else torch.zeros_like(weights)
+        rows = None if weighted_rows.all() else as_slice(weighted_rows.nonzero().squeeze(-1))
+        total: Tensor | None = None
+        for part, block in self._parts(rows, averages_heads=averages_heads):
+            chosen = columns_of(weights[..., block.samples, :, :], part.rows)
+            formed = matrix(block)
+            product = chosen.to(formed.dtype) @ formed
+            if part.share != 1:
+                product *= part.share
+            if total is None:
+                total = product.new_zeros(*product.shape[:-3], *weights.shape[-3:-1], self._n_keys)
+            total[..., block.samples, :, block.keys] += product
+        return torch.zeros_like(weights) if total is None else total.to(weights.dtype)
 
     def applied_to(self, values: Float[Tensor, "... token"], matrix: LayerMatrix) -> Float[Tensor, "... token"]:
         """The layer's matrix times column vectors, in blocks of rows.
@@ -147,7 +145,7 @@ class AttentionLayer:
             columns = values[..., None, :]
             product = self._in_windows(self._windows, columns, matrix, lambda rows, block: (block @ rows.mT).mT)
             return product.squeeze(-2)
-        parts = [(matrix(block).to(values.dtype) @ values[..., None])[..., 0] for block in self._blocks(None, values)]
+        parts = [(matrix(block).to(values.dtype) @ values[..., None])[..., 0] for block in self._blocks()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def matrix(self, matrix: LayerMatrix) -> Float[Tensor, "... token token"]:
@@ -162,7 +160,7 @@ class AttentionLayer:
         if self._windows is not None:
             whole = [matrix(block) for _, block in self._window_blocks(self._windows, None)]
             return self._windows.dense(torch.cat(whole, dim=-3))
-        blocks = [matrix(block) for block in self._blocks(None, self._call.output)]
+        blocks = [matrix(block) for block in self._blocks()]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
 
     def by_head(self, matrix: LayerMatrix) -> Float[Tensor, "batch head token token"]:
@@ -195,12 +193,12 @@ class AttentionLayer:
     def _window_blocks(self, windows: Windows, chosen: Tensor | None) -> Iterator[tuple[Tensor, RowBlock]]:
         """Blocks of windows, with which windows they are."""
         call = self._call
-        tokens, bytes_per_row = self._size()
         n_windows = len(call.output)
+        bytes_per_window = self._call.output.shape[1] * windows.slots.shape[1] ** 2 * self._sizes().entry
         every = torch.arange(n_windows, device=windows.slots.device)
         # A product of its own has the values of all windows inside.
         can_cut = call.product is None
-        step = max(1, MAX_CHUNK_BYTES * n_windows // (bytes_per_row * tokens)) if can_cut else n_windows
+        step = max(1, self._max_chunk_bytes // bytes_per_window) if can_cut else n_windows
         for part in torch.split(every if chosen is None or not can_cut else chosen, step):
             whole = len(part) == n_windows
             some = call if whole else some_windows(call, part)
@@ -213,27 +211,79 @@ class AttentionLayer:
             probs = probs * is_real[:, None, None, :].to(probs.dtype)
             yield part, RowBlock(probs, gradients, None, _relevance(probs, through))
 
-    def _blocks(self, rows: Tensor | None, like: Tensor) -> Iterator[RowBlock]:
-        tokens, bytes_per_row = self._size()
-        wanted = tokens if rows is None else len(rows)
-        step = max(1, MAX_CHUNK_BYTES // bytes_per_row)
-        if rows is None and wanted > step:
-            rows = torch.arange(tokens, device=like.device)
-        for part in [None] if rows is None else torch.split(rows, step):
-            gradients, through = (
-                None if one is None else call_gradient(self._call, one, part)
-                for one in (self._output_gradient, self._output_share)
-            )
-            probs = call_probabilities(self._call, part)
-            yield RowBlock(probs, gradients, part, _relevance(probs, through))
+    def _blocks(self) -> Iterator[RowBlock]:
+        """All rows of all samples over all keys, some rows at a time."""
+        return (block for _, block in self._parts(None, cut_samples=False))
 
-    def _size(self) -> tuple[int, int]:
+    def _parts(
+        self, rows: Tensor | slice | None, *, cut_samples: bool = True, averages_heads: bool = False
+    ) -> Iterator[tuple[Part, RowBlock]]:
+        """Blocks of the rows that are wanted, with which part of the layer they are."""
+        call, sizes = self._call, self._sizes(rows)
+        can_cut = cut_samples and can_be_cut(call)
+        planned = extents(
+            sizes,
+            call.output.device,
+            max_chunk_bytes=self._max_chunk_bytes,
+            cut_samples=can_cut,
+            cut_heads=can_cut and averages_heads and not differs_by_head(call),
+        )
+        # A product of its own gives its gradient for all rows at once, and the probabilities are there already.
+        for extent in planned if call.product is None else [whole_extent(sizes)]:
+            at_rows = rows_within(rows, extent.rows, sizes.queries)
+            some = part_of_call(call, extent.samples, extent.heads) if can_cut else call
+            through = [
+                one[extent.samples, extent.heads] if can_cut and one is not None else one
+                for one in (self._output_gradient, self._output_share)
+            ]
+            keys = visible_keys(some, at_rows) if can_cut and isinstance(at_rows, slice) else None
+            gradients, shares = (None if one is None else call_gradient(some, one, at_rows, keys) for one in through)
+            probs = call_probabilities(some, at_rows, keys)
+            block = RowBlock(
+                probs,
+                gradients,
+                self._own_keys(at_rows, keys),
+                _relevance(probs, shares),
+                samples=extent.samples,
+                keys=EVERYTHING if keys is None else keys,
+            )
+            yield Part(at_rows, (extent.heads.stop - extent.heads.start) / sizes.heads), block
+
+    def _own_keys(self, rows: Tensor | slice | None, keys: slice | None) -> Tensor | None:
+        if rows is None:
+            return None
+        if isinstance(rows, slice):
+            rows = torch.arange(rows.start, rows.stop, device=self._call.output.device)
+        return rows if keys is None else rows - keys.start
+
+    @property
+    def _n_keys(self) -> int:
+        if self._call.weights is not None:
+            return self._call.weights.shape[-1]
+        return self._operand(self._call.key).shape[-2]
+
+    def _sizes(self, rows: Tensor | slice | None = None) -> Sizes:
         call = self._call
-        tensor = call.query if call.weights is None else call.weights
+        tensor = self._operand(call.query if call.weights is None else call.weights)
+        queries = tensor.shape[-2]
+        if rows is not None:
+            queries = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        samples = len(tensor) if tensor.dim() == 4 else 1
+        group = 1 if call.key is None or tensor.dim() != 4 else tensor.shape[1] // call.key.shape[1]
+        return Sizes(
+            samples=samples,
+            heads=tensor.shape[:-2].numel() // samples,
+            queries=queries,
+            keys=self._n_keys,
+            group=group,
+            entry=max(tensor.element_size(), 4),
+        )
+
+    @staticmethod
+    def _operand(tensor: Tensor | None) -> Tensor:
         if tensor is None:
             raise ValueError("An attention call holds either query, key and value, or weights.")
-        tokens = tensor.shape[-2]
-        return tokens, tensor.shape[:-2].numel() * tokens * max(tensor.element_size(), 4)
+        return tensor
 
 
 def layers_of(trace: AttentionTrace) -> list[AttentionLayer]:
@@ -249,7 +299,8 @@ def layers_of(trace: AttentionTrace) -> list[AttentionLayer]:
     gradients = trace.output_gradients or (None,) * count
     shares = (trace.relevance.shares if trace.relevance else ()) or (None,) * count
     records = [LayerRecord(*fields) for fields in zip(trace.calls, gradients, shares, strict=True)]
-    return [AttentionLayer(records, position) for position in range(count)]
+    limit = MAX_CHUNK_BYTES if trace.max_chunk_bytes is None else trace.max_chunk_bytes
+    return [AttentionLayer(records, position, max_chunk_bytes=limit) for position in range(count)]
 
 
 def _relevance(probs: Tensor, through: Tensor | None) -> Tensor | None:

@@ -227,9 +227,8 @@ def two_towers(
         gradients = trace.output_gradients
         above = gradients and gradients[: len(images)]
         below = gradients and gradients[len(images) :]
-        return replace(
-            trace, calls=images, output_gradients=above, parts={"text": AttentionTrace(words, layout, below)}
-        )
+        text = AttentionTrace(words, layout, below, max_chunk_bytes=trace.max_chunk_bytes)
+        return replace(trace, calls=images, output_gradients=above, parts={"text": text})
 
     facts = TokenFacts(
         n_tokens=n_tokens(images),
