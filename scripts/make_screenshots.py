@@ -1,4 +1,4 @@
-"""Make the pictures of docs/how-to/attention-views.md with a real browser.
+"""Make the pictures of docs/how-to/attention-views.md and web-demo.md with a real browser.
 
 Needs Debian's packages chromium and chromium-driver, and Selenium.
 
@@ -8,6 +8,7 @@ Run: python scripts/make_screenshots.py [--output docs/images]
 import argparse
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from attrib_plugin import AttentionView, view
 from attrib_plugin.app import bundled
 from attrib_plugin.app.photo import load_photo_model
+from attrib_plugin.app.web.server import serve
 
 TEXT = "The first half is slow, but the ending moved me to tears."
 FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --force-device-scale-factor=1.5"
@@ -68,6 +70,26 @@ class Camera:
         Image.open(path).convert("RGB").quantize(MOST_COLORS).save(path, optimize=True)
 
 
+def shoot_web_demo(camera: Camera, path: Path) -> None:
+    """Write a picture of the web demo with an image explained."""
+    server = serve(port=0)
+    try:
+        metrics = {"width": 1280, "height": 1040, "deviceScaleFactor": 1.5, "mobile": False}
+        camera.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        camera.driver.get(server.address)
+        camera.driver.implicitly_wait(60)
+        camera.driver.find_element("xpath", "//button[@role='tab'][.='Image']").click()
+        camera.driver.find_element("css selector", "#image-examples button").click()
+        camera.driver.find_element("css selector", "#image-given img")
+        camera.click("#image-explain")
+        camera.driver.find_element("css selector", "#image-answer .predictions")
+        camera.driver.execute_script("window.scrollTo(0, 0)")
+        time.sleep(2)  # The page fades its progress out.
+        camera.shoot(path)
+    finally:
+        server.close()
+
+
 def main(output: Path) -> None:
     """Write one picture a view."""
     output.mkdir(parents=True, exist_ok=True)
@@ -100,6 +122,8 @@ def main(output: Path) -> None:
         camera.slide("Layer", 9)
         camera.point_at(".stage canvas", right=-100, down=40, click=True)
         camera.shoot(output / "view-image.png")
+
+        shoot_web_demo(camera, output / "web-demo.png")
         camera.driver.quit()
 
 

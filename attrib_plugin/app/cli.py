@@ -19,6 +19,7 @@ try:
     from attrib_plugin.app.models_command import models_app
     from attrib_plugin.app.terminal import STATE, console, note, progress, quiet_libraries, say
     from attrib_plugin.app.view_command import view_app
+    from attrib_plugin.app.web_command import web_app
 except ImportError as missing:  # pragma: no cover - the extra is part of the test environment
     sys.exit(str(MissingDependencyError(missing.name or "typer", "cli")))
 
@@ -36,6 +37,7 @@ app.add_typer(explain_app, name="explain")
 app.add_typer(compare_app, name="compare")
 app.add_typer(view_app, name="view")
 app.add_typer(models_app, name="models")
+app.command("app", epilog="Example: attrib-plugin app --model image=timm:vit_small_patch16_224 --port 8000")(web_app)
 
 
 def _print_version(is_wanted: bool) -> None:
