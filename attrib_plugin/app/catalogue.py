@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 _PACKAGE = Path(__file__).parents[1]
-_PHOTO_HEAD = "photo-head"
+_MODELS = _PACKAGE / "app/models"
+_IMAGE_MODELS = ("digits", "multi-digits", "photo")
+# Of some models only the head ships with the package; the rest comes with an extra.
+_HEAD = "-head"
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,35 @@ def model_names() -> tuple[str, ...]:
     Returns:
         Names that ``--model`` takes, text models first.
     """
-    folders = sorted(path.parent.name for path in (_PACKAGE / "app/models").glob("*/config.json"))
-    names = ["photo" if name == _PHOTO_HEAD else name for name in folders]
-    return tuple(sorted(names, key=lambda name: (name in ("digits", "multi-digits", "photo"), name)))
+    names = [path.parent.name.removesuffix(_HEAD) for path in _MODELS.glob("*/README.md")]
+    return tuple(sorted(names, key=lambda name: (name in _IMAGE_MODELS, name != "sentiment", name)))
+
+
+def modality_of(name: str) -> Literal["text", "image"]:
+    """What a model that ships with the package reads.
+
+    Args:
+        name: One of :func:`model_names`.
+
+    Returns:
+        Its modality.
+    """
+    return "image" if name in _IMAGE_MODELS else "text"
+
+
+def model_examples(name: str) -> tuple[str, ...]:
+    """Inputs to try a model with; the model is not loaded.
+
+    Args:
+        name: One of :func:`model_names`.
+
+    Returns:
+        Texts, or paths of images.
+    """
+    folder = _MODELS / name if (_MODELS / name).is_dir() else _MODELS / f"{name}{_HEAD}"
+    if modality_of(name) == "image":
+        return tuple(str(path) for path in sorted((folder / "examples").iterdir()) if path.suffix != ".json")
+    return tuple(one["text"] for one in json.loads((folder / "examples.json").read_text(encoding="utf-8")))
 
 
 @lru_cache

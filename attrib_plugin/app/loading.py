@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from attrib_plugin.app.bundled import BundledModel, load, names
-from attrib_plugin.app.catalogue import model_names
+from attrib_plugin.app.catalogue import modality_of, model_names
 from attrib_plugin.app.checkpoints import fill, read_checkpoint
 from attrib_plugin.app.hub import why_not_local, without_retries
 from attrib_plugin.app.timm_models import is_timm_name, load_timm
@@ -81,9 +82,39 @@ def load_bundled(name: str) -> BundledModel:
         from attrib_plugin.app.photo import load_photo_model
 
         return load_photo_model()
+    if name == "russian":
+        from attrib_plugin.app.russian import load_russian_model
+
+        return load_russian_model()
     if name not in names():
         raise InputError(f"There is no bundled model {name!r}. The bundled models: {', '.join(model_names())}.")
     return load(name)  # type: ignore[arg-type]  # names() are the literals
+
+
+def missing_for(name: str) -> MissingDependencyError | None:
+    """What a model that ships with the package lacks; asked without loading it, which may take hundreds of megabytes.
+
+    Args:
+        name: One of :func:`~attrib_plugin.app.catalogue.model_names`.
+
+    Returns:
+        The error that loading it would raise; ``None`` if all is there.
+    """
+    try:
+        if name == "photo":
+            from attrib_plugin.app.photo import backbone_file
+
+            backbone_file()
+        elif name == "russian":
+            from attrib_plugin.app.russian import encoder_file, tokenizer_file
+
+            encoder_file(), tokenizer_file()
+    except MissingDependencyError as error:
+        return error
+    extra = name if name in ("photo", "russian") else modality_of(name)
+    needed = {"photo": ("onnx", "timm"), "digits": ("timm",), "multi-digits": ("timm",)}.get(name, ("transformers",))
+    absent = [library for library in (*needed, "safetensors") if find_spec(library) is None]
+    return MissingDependencyError(absent[0], extra) if absent else None
 
 
 def untrained_model(name: str, modality: str | None) -> tuple[Any, Literal["text", "image"]]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from attrib_plugin.app.arguments import complete_model
 from attrib_plugin.app.terminal import console, progress, say
-from attrib_plugin.errors import AttributionError, InputError, MissingDependencyError
+from attrib_plugin.errors import AttributionError, InputError
 
 models_app = typer.Typer(help="List models and families, and check whether a model works.")
 
@@ -60,19 +60,15 @@ def check(
 
 
 def _bundled_table() -> Table:
-    from attrib_plugin.app.catalogue import model_names
+    from attrib_plugin.app.catalogue import modality_of, model_examples, model_names
+    from attrib_plugin.app.loading import missing_for
 
-    table = Table("model", "reads", "classes", "state", title="Bundled models", title_justify="left")
+    table = Table("model", "reads", "state", "examples", title="Bundled models", title_justify="left")
     for name in model_names():
-        try:
-            from attrib_plugin.app.loading import load_bundled
-
-            bundle = load_bundled(name)
-        except MissingDependencyError as error:
-            table.add_row(name, "", "", Text(str(error)))
-        else:
-            shown = ", ".join(bundle.labels[:6]) + (", ..." if len(bundle.labels) > 6 else "")
-            table.add_row(name, bundle.modality, Text(f"{len(bundle.labels)}: {shown}"), "ready")
+        missing = missing_for(name)
+        examples = model_examples(name)
+        shown = f"{len(examples)} images" if modality_of(name) == "image" else f"{len(examples)} texts: {examples[0]}"
+        table.add_row(name, modality_of(name), Text("ready" if missing is None else str(missing)), Text(shown))
     return table
 
 

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from attrib_plugin import methods
 from attrib_plugin.app import bundled, catalogue
 
@@ -17,7 +19,15 @@ def test_what_is_read_from_the_source_is_what_the_classes_are():
 
 
 def test_every_bundled_model_is_named():
-    assert set(catalogue.model_names()) == {*bundled.names(), "photo"}
+    assert set(catalogue.model_names()) == {*bundled.names(), "photo", "russian"}
+
+
+@pytest.mark.parametrize("name", bundled.names())
+def test_examples_and_modality_are_those_of_the_model(name):
+    loaded = bundled.load(name)
+
+    assert catalogue.model_examples(name) == tuple(map(str, loaded.examples))
+    assert catalogue.modality_of(name) == loaded.modality
 
 
 def test_help_methods_and_completion_load_no_torch():

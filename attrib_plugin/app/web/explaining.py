@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from attrib_plugin import methods
@@ -19,7 +17,7 @@ from attrib_plugin.runner.attention_view import view
 from attrib_plugin.runner.compare import compare
 from attrib_plugin.runner.explain import explain
 from attrib_plugin.runner.explanation import Explanation
-from attrib_plugin.runner.report import Section, write_report
+from attrib_plugin.runner.report import Section, report_html
 from attrib_plugin.visualization import AGAINST, FOR, SHARE
 
 _MOST_CLASSES = 5
@@ -222,9 +220,8 @@ def _report_link(found: Sequence[Explanation]) -> str:
     """The report inside of the link, so that no file of a user's stays on the server."""
     subject = found[0].text or "An image"
     heading = subject if len(subject) <= 80 else subject[:79] + "…"
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_report(Path(folder) / "report.html", [Section(heading, found)], title="attrib_plugin: explanation")
-        held = base64.b64encode(path.read_bytes()).decode("ascii")
+    page = report_html([Section(heading, found)], title="attrib_plugin: explanation")
+    held = base64.b64encode(page.encode("utf-8")).decode("ascii")
     size = f"HTML, {len(held) * 3 // 4000} kB"
     return (
         '<p><a class="download" download="attrib_plugin-report.html" '

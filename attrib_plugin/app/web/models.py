@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from threading import Lock
 from typing import Literal
 
 from attrib_plugin.app.bundled import BundledModel
-from attrib_plugin.app.catalogue import model_names
-from attrib_plugin.app.loading import load_bundled, load_model
-from attrib_plugin.errors import InputError, MissingDependencyError
+from attrib_plugin.app.catalogue import modality_of, model_examples, model_names
+from attrib_plugin.app.loading import load_bundled, load_model, missing_for
+from attrib_plugin.errors import InputError
 
 Modality = Literal["text", "image"]
 
@@ -97,27 +96,24 @@ class ModelShelf:
         bundle = _load(name, reads or None)
         self._loaded[name], self._loaders[name] = bundle, lambda: bundle
 
+    def examples(self, name: str) -> tuple[str, ...]:
+        """Inputs to try a model with; a bundled one is not loaded for that.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            Texts, or paths of images; none for a model of the user.
+        """
+        return model_examples(name) if name in model_names() else ()
+
     def _modality_of(self, name: str) -> Modality | None:
         """What a model reads; ``None`` if what it needs is not installed."""
-        if name in ("digits", "multi-digits"):
-            return "image"
-        try:
-            if name == "photo":
-                return _photo_reads()
-            return self.get(name).modality
-        except MissingDependencyError:
-            return None
-
-
-def _photo_reads() -> Modality:
-    """Asked without loading its 97 MB."""
-    from attrib_plugin.app.photo import backbone_file
-
-    backbone_file()
-    for library in ("onnx", "timm"):
-        if find_spec(library) is None:
-            raise MissingDependencyError(library, "photo")
-    return "image"
+        return (
+            (modality_of(name) if missing_for(name) is None else None)
+            if name in model_names()
+            else self.get(name).modality
+        )
 
 
 def _load(name: str, reads: str | None) -> BundledModel:

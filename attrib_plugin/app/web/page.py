@@ -30,7 +30,8 @@ _FULL_LAYERS = 48
 _INTRO = """# What does a prediction rest on?
 
 Several methods, one prediction, side by side. Attention-based methods explain a transformer only in part; where they
-disagree, change the input and see. Everything runs on the machine of this demo; uploads are deleted within an hour."""
+disagree, change the input and see. Everything runs on the machine of this demo; uploads are deleted after an
+hour or two."""
 
 CSS = """
 .answer { font-size: 1rem; line-height: 1.5; }
@@ -99,7 +100,7 @@ class _Tab:
         choices = self._classes(first)
         with gr.Row():
             self.target = gr.Dropdown(
-                [("the predicted class", _NONE), *choices], value=_NONE, label="Class", elem_id=f"{self.prefix}-target"
+                [("predicted", _NONE), *choices], value=_NONE, label="Class", elem_id=f"{self.prefix}-target"
             )
             self.against = gr.Dropdown(
                 [("none", _NONE), *choices], value=_NONE, label="Opposing class", elem_id=f"{self.prefix}-against"
@@ -112,7 +113,7 @@ class _Tab:
 
     def _examples(self, names: list[str]) -> None:
         most = {"text": 6, "image": 4}[self.modality]
-        self.examples = [(str(one), name) for name in names for one in self.shelf.get(name).examples[:most]]
+        self.examples = [(one, name) for name in names for one in self.shelf.examples(name)[:most]]
         if self.modality == "image":
             # Served from where they are: copies would be deleted with the uploads.
             gr.set_static_paths([path for path, _ in self.examples])
@@ -173,7 +174,7 @@ class _Tab:
     def _model_changed(self, name: str) -> list[Any]:
         choices, n_layers = self._classes(name), self.shelf.n_layers(name) or _FULL_LAYERS
         return [
-            gr.update(choices=[("the predicted class", _NONE), *choices], value=_NONE),
+            gr.update(choices=[("predicted", _NONE), *choices], value=_NONE),
             gr.update(choices=[("none", _NONE), *choices], value=_NONE),
             gr.update(maximum=n_layers - 1, value=0),
             gr.update(maximum=n_layers, value=n_layers),
