@@ -29,8 +29,9 @@ def overwrite_special(
     Args:
         relevance: One value a token.
         how: ``"keep"`` changes nothing; ``"zero_first"`` sets the first token (a class token) to zero, ``"min_first"``
-            to the smallest value of the sample; ``"zero_ends"`` sets the first and the last token to zero.
-        padding: True at padding tokens, which are neither first nor last nor smallest.
+            to the smallest value of the row, padding included; ``"zero_ends"`` sets the first and the last token to
+            zero.
+        padding: True at padding tokens, which are neither first nor last.
 
     Returns:
         The relevance, in its own units.
@@ -49,7 +50,7 @@ def overwrite_special(
     overwritten = real & (order == 1)
     if how == "zero_ends":
         overwritten = overwritten | (real & (order == order[:, -1:]))
-    smallest = relevance.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
+    smallest = relevance.amin(-1, keepdim=True)
     return torch.where(overwritten, smallest if how == "min_first" else torch.zeros_like(smallest), relevance)
 
 

@@ -17,6 +17,7 @@ from attrib_plugin.methods.base import (
     AttentionLayer,
     Propagation,
     RowBlock,
+    Target,
     find_composite,
     from_the_top,
     layers_of,
@@ -148,6 +149,27 @@ class TransformerAttribution(AttentionAttribution):
             readout = layer.below(readout)
         gained, readout = (to_the_input(layers[: self.start_layer], rows) for rows in (gained, readout))
         return self._net(gained) + readout if self.include_identity and self.sign != "signed" else self._net(gained)
+
+    def head_relevance(
+        self, inputs: Any, target: Target = None, additional_forward_args: Any = None, **options: Any
+    ) -> tuple[Tensor, ...]:
+        """Relevance of every attention probability, head by head, before its gradient has a say.
+
+        Args:
+            inputs: As in :meth:`attribute`.
+            target: As in :meth:`attribute`.
+            additional_forward_args: As in :meth:`attribute`.
+            **options: ``forward_kwargs``, ``against``, ``readout`` and ``internal_batch_size`` of :meth:`attribute`.
+
+        Returns:
+            L tensors (B,H,N,N), from the input upwards; rows are queries. Signed, in shares of the score, which is
+            one; memory N x N for each sample and head.
+        """
+        query = self._query(inputs, additional_forward_args, targets=(target,), **options)
+        found = self._explain(
+            query, lambda trace: tuple(layer.by_head(lambda block: block.relevant) for layer in layers_of(trace))
+        )
+        return found[0]
 
     def _net(self, by_sign: Tensor) -> Tensor:
         return by_sign[0] - by_sign[1] if self.sign == "signed" else by_sign[0]

@@ -19,7 +19,8 @@ class Composite:
         name: Short name, for messages and reports.
         rules: Rule of each kind. A key ``"linear in attention"`` holds for linear layers inside modules whose name
             says so; plain ``"linear"`` for the others. A ``"bias"`` is a sum with a constant, such as a mask or a
-            position; outside of attention it has the rule of sums.
+            position; outside of attention it has the rule of sums. A ``"pixel convolution"`` reads the pixels
+            themselves, as patch embeddings do; without a rule of its own it has that of convolutions.
         start: Relevance of the explained score itself: ``"one"``, or the score's ``"value"``.
         fanout: What happens where a tensor is used several times; ``None`` adds the uses up.
         reference: Paper and equations.
@@ -51,7 +52,8 @@ class Composite:
         """
         if _in_attention(module) and (special := self.rules.get(f"{kind} in attention")):
             return special
-        if (rule := self.rules.get("sum" if kind == "bias" else kind)) is None:
+        rule = self.rules.get(kind) or self.rules.get(_BROADER.get(kind, kind))
+        if rule is None:
             raise UnsupportedOperationError(
                 f"The composite {self.name!r} has no rule for the {kind} operation in {module or 'the model'!r}. "
                 f"Its rules: {', '.join(sorted(self.rules))}. Give one: composite.with_rules({kind}=rule)."
@@ -69,6 +71,10 @@ class Composite:
         """
         named = {kind.replace("_", " "): rule for kind, rule in rules.items()}
         return replace(self, name=f"{self.name}*", rules={**self.rules, **named})
+
+
+_BROADER = {"bias": "sum", "pixel convolution": "convolution"}
+"""Kinds that are part of another, whose rule they have without one of their own."""
 
 
 def _in_attention(module: str) -> bool:

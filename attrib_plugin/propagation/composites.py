@@ -152,7 +152,8 @@ def reslrp(*, gamma: float = 1.0) -> Composite:
 def _positive_rules(divide: Stabilizer, *, mask_sum: MaskSum = "ignored") -> dict[str, Rule]:
     return {
         "linear": ZPlus(divide),
-        "convolution": PixelBox(divide),
+        "convolution": ZPlus(divide),
+        "pixel convolution": PixelBox(divide),
         "attention": ProductAttention(divide, mask_sum=mask_sum),
         "product": Epsilon(share=0.5, divide=divide),
         "sum": Summands("conserving", divide=divide),

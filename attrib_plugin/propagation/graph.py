@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from attrib_plugin.propagation.composite import Composite
 from attrib_plugin.propagation.fanout import Junctions
 from attrib_plugin.propagation.losses import Losses, check_single_start, nodes, refuse, refuse_strays, tensors_in
 from attrib_plugin.propagation.modules import whole_operation
-from attrib_plugin.propagation.operation import Flow, Operation, Passage, producer
+from attrib_plugin.propagation.operation import Flow, Operation, Passage, producer, reads_input
 from attrib_plugin.propagation.operations import CUTS, IN_PLACE, OVERWRITING, PICK, ROUTING
 from attrib_plugin.propagation.parsing import Parsed, carries, parse
 from attrib_plugin.propagation.samples import Samples
@@ -177,6 +177,8 @@ class RelevanceGraph:
             if any(map(carries, tensors_in((output,), {}))):
                 refuse(func, module)
             return output
+        if parsed.kind == "convolution" and self._ids is None and reads_input(parsed.operands[0]):
+            parsed = replace(parsed, kind="pixel convolution")
         self._losses.check(func, args, kwargs, module)
         refuse_strays(func, args, kwargs, parsed.operands, module)
         rule = self.composite.rule(parsed.kind, module)

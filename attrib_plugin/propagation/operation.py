@@ -114,6 +114,23 @@ class Operation(torch.autograd.Function):
         return (None, None, None, None, *found, *(None,) * ctx.n_changed)
 
 
+def reads_input(tensor: Tensor) -> bool:
+    """Whether a tensor holds the values at which the graph starts, moved, scaled or shifted at most.
+
+    Args:
+        tensor: Any tensor of the graph.
+
+    Returns:
+        Whether it does.
+    """
+    node: Any = tensor.grad_fn
+    while node is not None:
+        if (step := getattr(node, "step", None)) is not None and step.kind not in ("scaling", "bias"):
+            return False
+        node = node.next_functions[0][0] if node.next_functions else None
+    return True
+
+
 def producer(tensor: Tensor) -> Step | None:
     """The operation that made a tensor, through views of its result.
 

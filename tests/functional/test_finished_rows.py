@@ -14,7 +14,7 @@ def slow_overwrite(row, padding, how):
     real = [token for token in range(len(row)) if not padding[token]]
     row = list(row)
     if how == "min_first":
-        row[real[0]] = min(row[token] for token in real)
+        row[real[0]] = min(row)
     elif how in ("zero_first", "zero_ends"):
         row[real[0]] = 0.0
         if how == "zero_ends":

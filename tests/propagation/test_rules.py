@@ -259,6 +259,32 @@ def test_a_mean_is_shared_out_by_size_whether_its_axes_are_kept_or_not():
         assert_close(found, received * sizes / sizes.sum(1, keepdim=True), **TIGHT)
 
 
+def test_only_the_convolution_that_reads_pixels_has_the_rule_of_pixels():
+    kinds = []
+
+    def spying(step, relevance):
+        kinds.append(step.kind)
+        return Epsilon()(step, relevance)
+
+    composite = chefer2021().with_rules(convolution=spying, pixel_convolution=spying)
+    convolutions = {"low": nn.Conv2d(1, 2, 2), "high": nn.Conv2d(2, 2, 2)}
+
+    relevance_of(lambda m, x: m.high(m.low((x[:, None] - 0.5) / 0.2).relu()), composite, **convolutions)
+
+    assert kinds == ["convolution", "pixel convolution"]
+
+
+def test_a_convolution_above_the_pixels_shares_relevance_by_positive_contributions_in_chefer2021():
+    convolution = nn.Conv2d(1, 3, 2).double()
+
+    _, message, found = relevance_of(lambda m, x: m.conv(x[:, None].tanh()), chefer2021(), conv=convolution)
+    _, _, expected = relevance_of(
+        lambda m, x: m.conv(x[:, None].tanh()), rules(convolution=ZPlus(Stabilizer(1e-9))), message, conv=convolution
+    )
+
+    assert_close(found, expected, **TIGHT)
+
+
 def test_pixels_lie_between_the_lowest_and_highest_value_of_their_own_image():
     composite = Composite("box", {"convolution": PixelBox()})
     convolution = nn.Conv2d(1, 2, 2, bias=False)

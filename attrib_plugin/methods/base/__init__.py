@@ -10,7 +10,7 @@ from attrib_plugin.methods.base.input_relevance import Destination, InputRelevan
 from attrib_plugin.methods.base.layers import AttentionLayer, from_the_top, layers_of, to_the_input
 from attrib_plugin.methods.base.pairs import check_pairs, find_towers, two_towers
 from attrib_plugin.methods.base.propagation import Propagation, find_composite
-from attrib_plugin.methods.base.targets import unwrap_output
+from attrib_plugin.methods.base.targets import Target, unwrap_output
 from attrib_plugin.methods.base.tokens import input_tokens
 from attrib_plugin.methods.base.windows import on_patches, tokens_at
 
@@ -26,6 +26,7 @@ __all__ = [
     "Sign",
     "Subject",
     "Tap",
+    "Target",
     "check_decoder_ids",
     "check_pairs",
     "encoder_with_decoder",
