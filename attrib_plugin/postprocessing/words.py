@@ -88,7 +88,8 @@ def group_words(text: str, tokens: Sequence[TextToken]) -> list[Word]:
     """Group tokens into words.
 
     Neighbouring tokens belong to one word if they share a character, or if nothing stands between them and a letter
-    or digit meets a letter or digit. Scripts without spaces (Chinese, Japanese, Thai ...) keep their tokens apart,
+    or digit meets a letter or digit, or if a cut would split one visible sign (a letter and its accent, an emoji of
+    several characters, a flag). Scripts without spaces (Chinese, Japanese, Thai ...) keep their tokens apart,
     and so do punctuation marks. Only positions are looked at, never marks such as ``##`` or ``▁``.
 
     Args:
@@ -162,13 +163,35 @@ def _trimmed(text: str, token: TextToken) -> tuple[int, int]:
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
+    # Accents that the tokenizer dropped still belong to their letter.
+    while start < end < len(text) and _same_sign(text, end):
+        end += 1
     return start, end
 
 
 def _same_word(text: str, end: int, start: int) -> bool:
     if start < end:
         return True
-    return start == end and _is_joining(text[end - 1]) and _is_joining(text[start])
+    if start > end:
+        return False
+    return _same_sign(text, end) or (_is_joining(text[end - 1]) and _is_joining(text[start]))
+
+
+_JOINER = "\u200d"
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
+_FLAG_LETTERS = range(0x1F1E6, 0x1F200)
+
+
+def _same_sign(text: str, place: int) -> bool:
+    """Whether a cut would split what readers see as one sign: a letter and its accent, an emoji of several, a flag."""
+    before, after = text[place - 1], text[place]
+    if unicodedata.category(after)[0] == "M" or _JOINER in (before, after) or ord(after) in _SKIN_TONES:
+        return True
+    start = place
+    while start > 0 and ord(text[start - 1]) in _FLAG_LETTERS:
+        start -= 1
+    # Flags are pairs of letters, so only after an odd number of them the next one belongs to the same flag.
+    return ord(after) in _FLAG_LETTERS and (place - start) % 2 == 1
 
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -60,6 +62,35 @@ def test_combining_marks_stay_with_their_letter():
     words = group_words(text, [TextToken("cafe", 0, 4), TextToken("\u0301", 4, 5)])
 
     assert [word.tokens for word in words] == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("sign", "cuts"),
+    [
+        ("\U0001f469\u200d\U0001f467", (1, 2)),
+        ("\u2764\ufe0f", (1,)),
+        ("\U0001f44d\U0001f3fd", (1,)),
+        ("\U0001f1e9\U0001f1ea", (1,)),
+        ("1\ufe0f\u20e3", (1, 2)),
+        ("か\u3099", (1,)),
+    ],
+)
+def test_what_readers_see_as_one_sign_is_not_cut(sign, cuts):
+    text = f"a {sign} b"
+    borders = [2, *(2 + cut for cut in cuts), 2 + len(sign)]
+    tokens = [TextToken("", start, end) for start, end in pairwise(borders)]
+
+    words = group_words(text, tokens)
+
+    assert [word.text for word in words] == [sign]
+
+
+def test_two_flags_are_two_words():
+    text = "\U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7"
+
+    words = group_words(text, [TextToken("", i, i + 1) for i in range(4)])
+
+    assert [word.tokens for word in words] == [(0, 1), (2, 3)]
 
 
 def test_special_tokens_belong_to_no_word():
@@ -161,3 +192,56 @@ def test_an_empty_text_is_refused(byte_level_tokenizer):
 def test_a_tokenizer_without_positions_is_refused():
     with pytest.raises(InputError, match="does not say where tokens stand"):
         encode_text(object(), "text")
+
+
+TEXTS = [
+    "Don't  re-watch\tit",
+    "Мама мыла раму, ещё!",
+    "我喜欢 电影。",
+    "ok 🎬👩\u200d👧 end",
+    "cafe\u0301 naïve",
+    " a\n\nb ",
+]
+
+
+@pytest.fixture(scope="module")
+def metaspace_tokenizer():
+    backend = Tokenizer(
+        models.Unigram([("<unk>", 0.0), ("▁", -2.0), ("▁fil", -1.0), ("m", -1.0), ("▁a", -1.0)], unk_id=0)
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def wordpiece_tokenizer():
+    from attrib_plugin.app import bundled
+
+    return bundled.load("sentiment").tokenizer
+
+
+@pytest.mark.parametrize("kind", ["wordpiece_tokenizer", "byte_level_tokenizer", "metaspace_tokenizer"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_words_of_any_tokenizer_cover_the_text_and_never_cut_its_own_pieces(kind, text, request):
+    tokenizer = request.getfixturevalue(kind)
+
+    _, tokens, _ = encode_text(tokenizer, text)
+    words = group_words(text, tokens)
+
+    assert "".join("".join(word.text for word in words).split()) == "".join(text.split())
+    assert all(before.end <= after.start for before, after in pairwise(words))
+    real = [index for index, token in enumerate(tokens) if not token.is_special]
+    assert sorted(index for word in words for index in word.tokens) == real
+
+
+def test_pieces_of_one_word_by_the_tokenizers_own_account_stay_together(wordpiece_tokenizer):
+    text = "An unwatchable melodrama, isn't it?"
+
+    ids = wordpiece_tokenizer(text).word_ids()
+    _, tokens, _ = encode_text(wordpiece_tokenizer, text)
+    words = group_words(text, tokens)
+
+    own = [
+        tuple(i for i, one in enumerate(ids) if one == number) for number in sorted({i for i in ids if i is not None})
+    ]
+    assert [word.tokens for word in words] == own
