@@ -1,4 +1,4 @@
-"""Make the pictures of docs/how-to/attention-views.md and web-demo.md with a real browser.
+"""Make the pictures of docs/how-to/attention-views.md, web-demo.md and pictures.md with a real browser.
 
 Needs Debian's packages chromium and chromium-driver, and Selenium.
 
@@ -15,12 +15,24 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 
-from attrib_plugin import AttentionView, view
+from attrib_plugin import (
+    AttentionGradCam,
+    AttentionRollout,
+    AttentionView,
+    Explanations,
+    GradientRollout,
+    explain,
+    view,
+)
 from attrib_plugin.app import bundled
 from attrib_plugin.app.photo import load_photo_model
 from attrib_plugin.app.web.server import serve
 
 TEXT = "The first half is slow, but the ending moved me to tears."
+REVIEWS = (
+    "The acting is superb and the music enchanting, but the plot is a tedious, predictable mess.",
+    "Surprisingly tender: I expected a silly comedy and left the cinema deeply moved.",
+)
 FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --force-device-scale-factor=1.5"
 MOST_COLORS = 256
 
@@ -45,6 +57,14 @@ class Camera:
         while self.driver.execute_script("return document.querySelector('main').ariaBusy !== 'false'"):
             pass
 
+    def open_file(self, path: Path, height: int, width: int = 960, *, dark: bool = False) -> None:
+        """Open a page without a script."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1.5, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.get(path.as_uri())
+
     def slide(self, name: str, value: float) -> None:
         """Move a slider."""
         slider = self.driver.find_element("css selector", f'input[aria-label="{name}"]')
@@ -61,13 +81,14 @@ class Camera:
         gesture = ActionChains(self.driver, duration=0).move_to_element_with_offset(element, right, down)
         (gesture.click() if click else gesture).perform()
 
-    def shoot(self, path: Path) -> None:
-        """Write what is seen."""
+    def shoot(self, path: Path, *, all_colors: bool = False) -> None:
+        """Write what is seen, in few colours unless bars of colours would suffer."""
         self.driver.execute_async_script(
             "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
         )
         self.driver.save_screenshot(str(path))
-        Image.open(path).convert("RGB").quantize(MOST_COLORS).save(path, optimize=True)
+        picture = Image.open(path).convert("RGB")
+        (picture if all_colors else picture.quantize(MOST_COLORS)).save(path, optimize=True)
 
 
 def shoot_web_demo(camera: Camera, path: Path) -> None:
@@ -90,9 +111,35 @@ def shoot_web_demo(camera: Camera, path: Path) -> None:
         server.close()
 
 
-def main(output: Path) -> None:
-    """Write one picture a view."""
+def report_pictures(output: Path, folder: Path, camera: Camera) -> None:
+    """Write pictures of a report on texts, light and dark, and of one explanation as a notebook shows it."""
+    bundle = bundled.load("sentiment")
+    methods = ((GradientRollout, {"sign": "signed"}), (AttentionRollout, {}), (AttentionGradCam, {}))
+    shown = Explanations(
+        explain(bundle.model, text, tokenizer=bundle.tokenizer, method=method, **options)
+        for text in REVIEWS
+        for method, options in methods
+    )
+    path = shown.save(folder / "report.html", title="Two film reviews")
+    camera.open_file(path, height=1000)
+    camera.shoot(output / "report.png", all_colors=True)
+    camera.open_file(path, height=760, dark=True)
+    camera.shoot(output / "report-dark.png", all_colors=True)
+    page = f'<!doctype html><meta charset="utf-8">{shown[0].html()}'
+    (folder / "cell.html").write_text(page, encoding="utf-8")
+    camera.open_file(folder / "cell.html", height=210)
+    camera.shoot(output / "notebook-cell.png", all_colors=True)
+
+
+def main(output: Path, *, only_report: bool = False) -> None:
+    """Write one picture a view, and those of web demo and reports."""
     output.mkdir(parents=True, exist_ok=True)
+    if only_report:
+        with tempfile.TemporaryDirectory() as folder:
+            camera = Camera(Path(folder))
+            report_pictures(output, Path(folder), camera)
+            camera.driver.quit()
+        return
     text = bundled.load("sentiment")
     reader = {"tokenizer": text.tokenizer}
     photo = load_photo_model()
@@ -124,10 +171,13 @@ def main(output: Path) -> None:
         camera.shoot(output / "view-image.png")
 
         shoot_web_demo(camera, output / "web-demo.png")
+        report_pictures(output, Path(folder), camera)
         camera.driver.quit()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
-    main(parser.parse_args().output)
+    parser.add_argument("--only-report", action="store_true", help="only the pictures of reports")
+    arguments = parser.parse_args()
+    main(arguments.output, only_report=arguments.only_report)

@@ -22,6 +22,7 @@ PAGES = [
     ROOT / "docs/how-to/add-a-model-family.md",
     ROOT / "docs/how-to/attention-views.md",
     ROOT / "docs/how-to/captum-workflows.md",
+    ROOT / "docs/how-to/pictures.md",
     ROOT / "docs/how-to/compare_with_gradcam.md",
     ROOT / "docs/how-to/capture-attention.md",
     ROOT / "docs/how-to/other-models.md",

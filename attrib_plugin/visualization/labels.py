@@ -78,8 +78,10 @@ def wrapped(text: str, per_line: int) -> str:
         per_line: Most characters a line; longer words are cut.
 
     Returns:
-        At most four lines, the rest left to an ellipsis.
+        At most four lines, the rest left to an ellipsis; empty for no text.
     """
+    if not text.strip():
+        return ""
     return fill(label(text), per_line, max_lines=4, placeholder=" …")
 
 

@@ -24,6 +24,12 @@ def test_maps_stand_beside_their_image_in_a_common_order(n_rows, n_panels, shape
     assert titles(figure)[: n_panels + 1] == ["explained: cat", *(f"method {number}" for number in range(n_panels))]
 
 
+def test_the_first_image_names_the_methods_for_all():
+    figure = image_comparison([row_of(7)] * 2)
+
+    assert [axis.get_title().strip() for axis in figure.subfigs[0].axes[9:]] == [""] * 7
+
+
 def test_patches_lie_on_their_own_pixels():
     figure = image_comparison([row_of(1)])
 
