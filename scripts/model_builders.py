@@ -5,6 +5,7 @@ and the head stay as the architecture has them. Weights are drawn anew and large
 gradients are far from zero and layer scale hides nothing.
 """
 
+import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,9 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
-from attrib_plugin.capture import CaptureSession
-from attrib_plugin.errors import NothingCapturedError
+from attrib_plugin.capture import CaptureSession, token_to_token
+from attrib_plugin.errors import NothingCapturedError, UnsupportedAttentionError
 from attrib_plugin.families import find_member
-from attrib_plugin.families.base import UNKNOWN
 
 CLASSES = 5
 LARGEST = 1_000_000_000
@@ -49,6 +49,7 @@ _SMALL = {
     "eos_token_id": 3,
 }
 
+_TORCH_ATTENTION = ("MultiheadAttention", "Softmax", "TransformerEncoderLayer", "TransformerDecoderLayer")
 _LATENT = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "head_dim": 8, "num_key_value_heads": _HEADS}
 _LATENT |= {"kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1, "topk_group": 1}
 _ROTARY = {"rope_theta": 1e4, "rope_type": "default"}
@@ -92,30 +93,73 @@ def names(library: str) -> list[str]:
 
 def names_attention(library: str, name: str) -> bool:
     """Whether the file that defines a model speaks of attention between tokens; cheap, and good for an order only."""
-    if library == "transformers":
-        module = inspect.getmodule(getattr(transformers, name.split()[1]))
-    else:
-        module = inspect.getmodule(timm.model_entrypoint(name))
-    source = "" if module is None else inspect.getsource(module)
-    return "softmax(" in source or "scaled_dot_product" in source or "attention_interface" in source
+    defined = getattr(transformers, name.split()[1]) if library == "transformers" else timm.model_entrypoint(name)
+    return _speaks_of_attention(defined.__module__)
 
 
-def has_no_attention(name: str) -> bool:
-    """Whether a timm model makes no attention call, seen without computing anything (meta device)."""
+@lru_cache(None)
+def _speaks_of_attention(home: str) -> bool:
+    source = inspect.getsource(importlib.import_module(home)).lower()
+    return "softmax" in source or "scaled_dot_product" in source or "attention_interface" in source
+
+
+def seen_in_outline(name: str) -> tuple[str, str] | None:
+    """What is seen of a timm model without computing anything (meta device).
+
+    Args:
+        name: Name of the model.
+
+    Returns:
+        ``"no attention"``, or ``"refused"`` with the error where a family or the shapes alone are the reason; ``None``
+        if the model has to be run.
+    """
     model = _whole_outline(name)
-    if model is None or find_member(model).family is not UNKNOWN:
-        return False
+    if model is None:
+        return None
+    member = find_member(model)
+    if reason := member.family.refusal(member.module):
+        return "refused", f"{type(member.module).__name__} cannot be explained: {reason}"
+    if member.family.patch_grid is not None:
+        return None
+    # Files of convolutions alone need not be run.
+    kinds = {type(module) for module in model.modules()}
+    homes = {kind.__module__ for kind in kinds if not kind.__module__.startswith("torch.")}
+    attends = any(kind.__name__ in _TORCH_ATTENTION for kind in kinds) or any(map(_speaks_of_attention, homes))
+    return _shapes_say(model) if attends else ("no attention", "")
+
+
+def _shapes_say(model: nn.Module) -> tuple[str, str] | None:
+    with torch.device("meta"):
+        image = torch.randn(1, *resolve_model_data_config(model)["input_size"])
     try:
-        with torch.device("meta"):
-            image = torch.randn(1, *resolve_model_data_config(model)["input_size"])
-        with CaptureSession(model) as session:
+        with CaptureSession(model) as session, _decided():
             model(image)
-        _ = session.calls
+        token_to_token(session.calls, allow_pooling=False)
     except NothingCapturedError as error:
-        return "over another axis" not in str(error)
+        return ("refused", str(error)) if "over another axis" in str(error) else ("no attention", "")
+    except UnsupportedAttentionError as error:
+        # Where values lie in memory is nothing that an outline knows.
+        return None if "side by side" in str(error) else ("refused", str(error))
     except Exception:  # a model that needs values says nothing here
-        return False
-    return False
+        return None
+    return None
+
+
+def family_of_outline(name: str) -> str:
+    """Name of the family of a timm model."""
+    model = _whole_outline(name)
+    return "unknown" if model is None else find_member(model).family.name
+
+
+@contextmanager
+def _decided() -> Iterator[None]:
+    """Tensors without values answer no, so that a model is not stopped by what capture asks of its probabilities."""
+    own = torch.Tensor.__bool__
+    torch.Tensor.__bool__ = lambda tensor: False if tensor.is_meta else own(tensor)
+    try:
+        yield
+    finally:
+        torch.Tensor.__bool__ = own
 
 
 @lru_cache(1)

@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import time
 import traceback
 import warnings
@@ -38,10 +39,12 @@ from typing import Any
 LIBRARIES = ("timm", "transformers")
 VERDICTS = ("works", "refused", "unverified", "no attention")
 SECONDS = 300
+"""Most time of computing for one model."""
 BYTES = 6 * 2**30
 RESULTS = Path("sweep-results.jsonl")
 SUMMARY = Path(__file__).parents[1] / "docs" / "reference" / "models.json"
 _MODELS_A_WORKER = 100
+_PATIENCE = 20
 
 
 # ------------------------------------------------------------------------------------------------- one model
@@ -61,8 +64,10 @@ def examine(library: str, name: str) -> dict[str, Any]:
 
     record: dict[str, Any] = {"library": library, "name": name, "kind": _kind(library, name), "family": "unknown"}
     record |= {"modality": "text" if "Sequence" in name else "image", "attention": {}}
-    if library == "timm" and builders.has_no_attention(name):
-        return {**record, "verdict": "no attention", "reason": ""}
+    seen = builders.seen_in_outline(name) if library == "timm" else None
+    if seen is not None:
+        verdict, reason = seen
+        return {**record, "family": builders.family_of_outline(name), "verdict": verdict, "reason": _short(reason)}
     reasons = {}
     for implementation in builders.implementations(library, name):
         verdict, reason = _examine_one(record, library, name, implementation)
@@ -90,9 +95,9 @@ def _examine_one(record: dict[str, Any], library: str, name: str, implementation
             failed = proofs.failed_proofs(case)
             return ("unverified", "; ".join(failed)) if failed else ("works", "")
     except NothingCapturedError as error:
-        return ("refused", _short(error)) if "over another axis" in str(error) else ("no attention", "")
+        return ("refused", _short(str(error))) if "over another axis" in str(error) else ("no attention", "")
     except AttributionError as error:
-        return "refused", _short(error)
+        return "refused", _short(str(error))
     except Exception as error:
         return "unverified", _failure(error)
     raise AssertionError("cases() yields one case or raises")
@@ -115,9 +120,8 @@ def _kind(library: str, name: str) -> str:
     return _model_to_module[name]
 
 
-def _short(error: Exception) -> str:
+def _short(text: str) -> str:
     """What an error says first, without the names and shapes of one model."""
-    text = str(error)
     # Where no attention call was seen, the reason is what was seen instead.
     text = (text[text.index("Seen were") :] if "Seen were" in text else text).split(". ")[0]
     text = re.sub(r"'[\w.]*\.[\w.]*'", "'…'", text)
@@ -138,6 +142,9 @@ def _work(pipe: Connection) -> None:
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
     while (job := pipe.recv()) is not None:
+        # Time of computing, not of the clock: the sweep may run beside other work.
+        limit = int(time.process_time()) + SECONDS + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         pipe.send(examine(*job))
         gc.collect()
 
@@ -158,13 +165,15 @@ class Worker:
         self.examined += 1
         started = time.monotonic()
         self._pipe.send((library, name))
-        # The first model waits for the imports.
-        if self._pipe.poll(SECONDS + (60 if self.examined == 1 else 0)):
-            try:
-                return {**self._pipe.recv(), "seconds": round(time.monotonic() - started, 1)}
-            except EOFError:
-                return self._failed(library, name, f"the process died: over {BYTES / 2**30:.0f} GiB or a crash")
-        return self._failed(library, name, f"no verdict within {SECONDS} seconds")
+        if not self._pipe.poll(_PATIENCE * SECONDS):
+            return self._failed(library, name, f"the process hung for {_PATIENCE * SECONDS} seconds")
+        try:
+            return {**self._pipe.recv(), "seconds": round(time.monotonic() - started, 1)}
+        except (EOFError, ConnectionError):
+            self._process.join()
+            is_late = self._process.exitcode == -signal.SIGXCPU
+            died = f"the process died: over {BYTES / 2**30:.0f} GiB or a crash"
+            return self._failed(library, name, f"no verdict within {SECONDS} seconds" if is_late else died)
 
     def close(self) -> None:
         """End the process."""

@@ -34,6 +34,7 @@ from attrib_plugin.families.hiera import HIERA
 from attrib_plugin.families.open_clip_towers import OPEN_CLIP_CUSTOM_TOWERS, OPEN_CLIP_TOWERS, OPEN_CLIP_VISION
 from attrib_plugin.families.timm_language_tower import TIMM_LANGUAGE_TOWER
 from attrib_plugin.families.timm_mixed import TIMM_MIXED
+from attrib_plugin.families.timm_stages import TIMM_STAGES
 from attrib_plugin.families.timm_swin import TIMM_SWIN
 from attrib_plugin.families.timm_vision_transformer import TIMM_VISION_TRANSFORMER
 from attrib_plugin.families.torch_encoder import TORCH_ENCODER
@@ -74,6 +75,7 @@ FAMILIES: tuple[Family, ...] = (
     OPEN_CLIP_VISION,
     HIERA,
     TIMM_MIXED,
+    TIMM_STAGES,
     TIMM_SWIN,
     TIMM_VISION_TRANSFORMER,
     TIMM_LANGUAGE_TOWER,

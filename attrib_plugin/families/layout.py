@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from attrib_plugin.errors import InputError, UnknownModelError, UnsupportedAttentionError
 from attrib_plugin.families.base import CLS, LAST, MEAN, Member
 from attrib_plugin.records import Readout, TokenLayout
+
+_T = TypeVar("_T")
 
 ReadoutArgument = str | int | Tensor | None
 
@@ -48,6 +51,7 @@ def token_layout(
     readout: ReadoutArgument = None,
     grid: tuple[int, int] | None = None,
     prefix_tokens: int | None = None,
+    opening: str = "Method(model",
 ) -> TokenLayout:
     """Give the tokens of a forward pass their meaning.
 
@@ -57,6 +61,7 @@ def token_layout(
         readout: The user's read-out; ``None`` asks the family.
         grid: The user's patch grid; ``None`` asks the family.
         prefix_tokens: The user's number of leading tokens that are no patches; ``None`` asks the family.
+        opening: How the call begins that a message shows to the user.
 
     Returns:
         The layout.
@@ -66,6 +71,7 @@ def token_layout(
         UnsupportedAttentionError: If the attention is not over the tokens of the input.
         InputError: If the user's read-out does not fit.
     """
+    _check_known(member, facts, opening, is_read_known=readout is not None or member.readout is not None, grid=grid)
     if facts.image_size is None:
         prefix, patches = 0, None
         _check_text(member, facts)
@@ -91,10 +97,8 @@ def _check_text(member: Member, facts: TokenFacts) -> None:
 
 
 def _patch_grid(member: Member, image_size: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int]:
-    if grid is not None:
-        return grid
-    if member.family.patch_grid is None:
-        raise UnknownModelError(_unknown(member, "the patch grid of its images", "grid=(rows, columns)"))
+    if grid is not None or member.family.patch_grid is None:
+        return _known(grid)
     return member.family.patch_grid(member.module, *image_size)
 
 
@@ -133,9 +137,7 @@ def _weights(member: Member, facts: TokenFacts, prefix: int, readout: ReadoutArg
     if isinstance(readout, int) and not isinstance(readout, bool):
         return _one_hot(weights, torch.full((facts.batch_size,), readout, device=weights.device))
     if readout is None:
-        known = member.readout
-        if known is None:
-            raise UnknownModelError(_unknown(member, "which tokens its head reads", 'readout="cls", "mean" or "last"'))
+        known = _known(member.readout)
     elif isinstance(readout, str) and readout in _BY_NAME:
         known = _BY_NAME[readout]
     else:
@@ -215,5 +217,37 @@ def _named(member: Member) -> str:
     return f"{type(member.module).__name__} (family {member.family.name})"
 
 
-def _unknown(member: Member, what: str, argument: str) -> str:
-    return f"It is not known {what}: {_named(member)}. Give it as an argument: Method(model, {argument})."
+def _check_known(
+    member: Member, facts: TokenFacts, opening: str, *, is_read_known: bool, grid: tuple[int, int] | None
+) -> None:
+    """Say everything that is missing at once, with the call that gives it."""
+    missing, arguments, remarks = [], [], []
+    if not is_read_known:
+        missing.append(f"which tokens the head of {_named(member)} reads")
+        arguments.append('readout="mean"')
+        remarks.append(' Other read-outs are "cls", "last", a position or weights.')
+    if facts.image_size is not None and grid is None and member.family.patch_grid is None:
+        missing.append(f"where the {facts.n_tokens} tokens of {_named(member)} are in the image")
+        arguments.append(_likely_grid(facts.n_tokens, facts.image_size))
+        remarks.append(" A grid is rows and columns of patches, without the prefix tokens before them.")
+    if missing:
+        raise UnknownModelError(
+            f"It is not known {', nor '.join(missing)}. Say what is true of it, such as: "
+            f"{opening}, {', '.join(arguments)}).{''.join(remarks)}"
+        )
+
+
+def _likely_grid(n_tokens: int, image_size: tuple[int, int], most_prefix_tokens: int = 8) -> str:
+    """The arguments for square patches that fill the image, behind as few other tokens as possible."""
+    for prefix in range(min(n_tokens, most_prefix_tokens + 1)):
+        for rows in range(1, n_tokens - prefix + 1):
+            columns, rest = divmod(n_tokens - prefix, rows)
+            if rest == 0 and image_size[0] * columns == image_size[1] * rows and image_size[0] % rows == 0:
+                return f"grid=({rows}, {columns}), prefix_tokens={prefix}"
+    return "grid=(rows, columns), prefix_tokens=number"
+
+
+def _known(fact: _T | None) -> _T:
+    if fact is None:
+        raise ValueError("What is not known is asked of the user before it is used.")
+    return fact

@@ -11,21 +11,34 @@ _REASON = (
 )
 
 
+# Their names, where they do not say Attention; models of many kinds of blocks have convolutions called attention, too.
+_BLOCKS = {"BottleneckAttn", "HaloAttn", "LambdaLayer", "SHMABlock", "SHSA"}
+_OF_BLOCKS = {"ByobNet": {"MobileVitBlock", "MobileVitV2Block"}, "MobileNetV3": {"MobileAttention"}}
+
+
 def _refusal(module: Any) -> str | None:
-    # The smallest FastViTs are convolutions alone, and the error for models without attention says so.
-    attends = any("Attention" in type(part).__name__ for part in module.modules())
-    return _REASON if attends else None
+    # Some models of these types are convolutions alone, and the error for models without attention says so.
+    names = {type(part).__name__ for part in module.modules()}
+    own = _OF_BLOCKS.get(type(module).__name__, {name for name in names if "Attention" in name})
+    return _REASON if names & (_BLOCKS | own) else None
 
 
 TIMM_MIXED = Family(
     name="timm_mixed",
     modality="image",
     classes=(
+        "timm.models.byobnet.ByobNet",
         "timm.models.cpubone.CPUBone",
         "timm.models.efficientformer.EfficientFormer",
         "timm.models.efficientformer_v2.EfficientFormerV2",
         "timm.models.fastvit.FastVit",
+        "timm.models.iformer.IFormer",
         "timm.models.lowformer.LowFormer",
+        "timm.models.metaformer.MetaFormer",
+        "timm.models.mobilenetv3.MobileNetV3",
+        "timm.models.nextvit.NextViT",
+        "timm.models.shvit.SHViT",
+        "timm.models.visformer.Visformer",
     ),
     refusal=_refusal,
 )

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from attrib_plugin import AttentionRollout, GradientRollout, RawAttention
 from attrib_plugin.errors import CaptureError, UnsupportedAttentionError
+from attrib_plugin.families import find_member
 
 timm = pytest.importorskip("timm")
 
@@ -42,7 +43,7 @@ def test_a_model_without_global_attention_gets_an_error_and_no_map(name, method,
     with torch.no_grad():
         before = model(IMAGE)
 
-    with pytest.raises(CaptureError, match=r"attention|tokens"):
+    with pytest.raises(CaptureError, match=r"attention|tokens|attend"):
         method(model, **options).attribute(IMAGE)
 
     with torch.no_grad():
@@ -52,16 +53,48 @@ def test_a_model_without_global_attention_gets_an_error_and_no_map(name, method,
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("cait", "is pool attention|rows of attention .* do not sum to one"),
+        ("cait", "heads are mixed after the softmax.*capture_attention"),
+        ("coat", "attention is factorised"),
+        ("davit", "every second attention is between channels"),
+        ("levit", "tokens are merged between stages"),
+        ("mvitv2", "keys are pooled from many tokens"),
+        ("tnt", "attends among the pixels of each patch too"),
+        ("xcit", "attention is between channels, not between tokens.*Explain a vision transformer"),
         ("hiera", "stages begins with the largest of four queries.*Explain a Swin model"),
-        ("pvt_v2", "is cross attention"),
-        ("pit", "number of tokens changes between layers"),
+        ("pvt_v2", "keys are pooled"),
+        ("pit", "tokens are merged between stages"),
         ("parallel", "run side by side"),
     ],
 )
 def test_the_error_says_why(name, reason):
     with pytest.raises(UnsupportedAttentionError, match=reason):
         AttentionRollout(refused_model(name), readout="mean").attribute(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "attends"),
+    [("mobilevit_xxs", True), ("caformer_s18", True), ("regnety_002", False), ("poolformer_s12", False)],
+)
+def test_convolutions_are_told_from_models_whose_last_stages_attend(architecture, attends):
+    with torch.device("meta"):
+        model = timm.create_model(architecture).eval()
+    member = find_member(model)
+
+    reason = member.family.refusal(member.module)
+
+    assert ("only its last blocks attend to tokens" in (reason or "")) is attends
+
+
+def test_windows_are_what_sam_is_refused_for():
+    settings = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5, use_rel_pos=False)
+    windowed, whole = (
+        timm.models.vision_transformer_sam.VisionTransformerSAM(window_size=size, **settings).eval() for size in (2, 0)
+    )
+    image = torch.randn(1, 3, 32, 32)
+
+    with pytest.raises(UnsupportedAttentionError, match="attend within windows of its own making"):
+        AttentionRollout(windowed, grid=(4, 4), readout="mean").attribute(image)
+    assert AttentionRollout(whole, grid=(4, 4), readout="mean").attribute(image).isfinite().all()
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -89,7 +89,7 @@ def test_a_summary_of_another_kind_is_not_guessed(stem):
     ids = torch.randint(5, 60, (2, 7))
 
     assert AttentionRollout(first, residual=1.0).layer_rows(ids)[-1][:, 0].eq(1).all()
-    with pytest.raises(UnknownModelError, match="which tokens its head reads"):
+    with pytest.raises(UnknownModelError, match="which tokens the head of"):
         AttentionRollout(last).attribute(ids)
 
 
@@ -114,7 +114,7 @@ def test_siglip2_is_explained_through_a_function_that_cuts_images_into_patches()
     assert method.attribute(images, 2, return_input_shape=False).shape == (2, 1, 3, 5)
     readout = AttentionRollout(scores, model=model, grid=(3, 5), prefix_tokens=0, residual=1.0).layer_rows(images)[-1]
     assert_close(readout, torch.full_like(readout, 1 / 15))
-    with pytest.raises(UnknownModelError, match="the patch grid of its images"):
+    with pytest.raises(UnknownModelError, match="are in the image"):
         GradientRollout(scores, model=model).attribute(images, 2)
 
 

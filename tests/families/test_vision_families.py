@@ -231,7 +231,7 @@ def test_average_pooling_without_the_prefix_reads_the_patches_alone():
 def test_maximum_pooling_is_refused_until_the_user_says_what_is_read(pooling):
     model = timm_vit(img_size=16, global_pool=pooling)
 
-    with pytest.raises(UnknownModelError, match=r"which tokens its head reads.*readout="):
+    with pytest.raises(UnknownModelError, match=r"which tokens the head of .*readout="):
         AttentionRollout(model).attribute(images(16, 16))
 
     assert AttentionRollout(model, readout="mean").attribute(images(16, 16)).all()

@@ -487,7 +487,7 @@ def test_a_score_of_no_position_asks_what_is_read():
     model = text_model("bart")
     method = EncoderDecoderRelevance(lambda ids, **options: model(ids, **options).logits.sum(1), model=model)
 
-    with pytest.raises(UnknownModelError, match="which tokens its head reads"):
+    with pytest.raises(UnknownModelError, match="which tokens the head of"):
         method.attribute(IDS, 5, forward_kwargs=KEYWORDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -72,6 +73,8 @@ BAD_INPUTS = {
     "ids for an image model": (VIT, IDS, r"VisionTransformer takes images \(B, C, H, W\), found \(3, 7\)"),
     "embeddings for an image model": (VIT, torch.rand(2, 4, 32), r"VisionTransformer takes images \(B, C, H, W\)"),
     "one image without a batch axis": (VIT, IMAGES[0], r"VisionTransformer takes images \(B, C, H, W\)"),
+    "an input without values": (BERT, IDS.to("meta"), "The input is on the meta device, where tensors have no values"),
+    "embeddings of another width": (BERT, torch.rand(2, 4, 31), r"takes embeddings of 32 dimensions, found 31"),
     "two inputs": (BERT, (IDS, IDS), "a tuple of 2. Give masks and other arguments as additional_forward_args"),
     "an empty tuple": (BERT, (), "a tuple of 0"),
     "a list": (BERT, [IDS], "found list"),
@@ -135,6 +138,14 @@ def test_a_mask_for_another_number_of_samples_is_refused(method):
         method(BERT).attribute(IDS, forward_kwargs={"attention_mask": torch.ones(2, 7)})
 
 
+@every_method
+@pytest.mark.parametrize("name", ["attention_mask", "token_type_ids"])
+def test_a_mask_for_another_number_of_tokens_is_refused(method, name):
+    # Some models of transformers would pad it, and take real tokens for padding.
+    with pytest.raises(InputError, match=rf"forward_kwargs\['{name}'\] is for 3 tokens, but the input has 7"):
+        method(BERT).attribute(IDS, forward_kwargs={name: torch.ones(3, 3, dtype=torch.long)})
+
+
 # Models.
 
 
@@ -160,7 +171,7 @@ def pooled() -> nn.Module:
 def test_an_unknown_read_out_is_an_error_that_shows_the_argument(method):
     model = EncoderClassifier().eval()
 
-    with pytest.raises(UnknownModelError, match=r'which tokens its head reads: .*readout="cls", "mean" or "last"'):
+    with pytest.raises(UnknownModelError, match=r'which tokens the head of .* reads.*\(model, readout="mean"\)'):
         method(model).attribute(IDS)
     assert method(model, readout="mean").attribute(IDS).shape == IDS.shape
 
@@ -170,9 +181,36 @@ def test_an_unknown_read_out_is_an_error_that_shows_the_argument(method):
 def test_an_unknown_patch_grid_is_an_error_that_shows_the_argument(method):
     model = pooled()
 
-    with pytest.raises(UnknownModelError, match=r"the patch grid of its images: Pooled.*grid=\(rows, columns\)"):
+    with pytest.raises(UnknownModelError, match=r"where the 15 tokens of Pooled .*grid=\(3, 5\), prefix_tokens=0\)"):
         method(model, readout="mean").attribute(IMAGES)
     assert method(model, readout="mean", grid=(3, 5)).attribute(IMAGES).shape == IMAGES.shape
+
+
+def shown_call(error: Exception) -> str:
+    """The call that a message shows, as a user would copy it."""
+    found = re.search(r"such as: (.*?\)\))\.|such as: (.*?\))\. ", str(error))
+    assert found is not None, str(error)
+    return next(filter(None, found.groups()))
+
+
+@pytest.mark.parametrize("method", READERS.values(), ids=READERS)
+@may_be_silent
+@pytest.mark.parametrize("wrapped", [False, True], ids=["model", "function"])
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_the_call_that_the_error_shows_works_as_it_is_copied(method, wrapped, kind):
+    model, inputs = (pooled(), IMAGES) if kind == "image" else (EncoderClassifier().eval(), IDS)
+
+    def function(given: Tensor) -> Tensor:
+        return model(given)
+
+    with pytest.raises(UnknownModelError) as raised:
+        (method(function, model=model) if wrapped else method(model)).attribute(inputs)
+
+    names = {"model": model, "function": function, method.__name__: method}
+    copied = eval(shown_call(raised.value), {}, names)
+    told = {"grid": (3, 5), "prefix_tokens": 0} if kind == "image" else {}
+    expected = method(model, readout="mean", **told).attribute(inputs)
+    torch.testing.assert_close(copied.attribute(inputs), expected, rtol=0, atol=1e-12)
 
 
 @every_method

@@ -360,7 +360,7 @@ def test_a_grid_that_the_tokens_do_not_have_is_refused(options):
 def test_maximum_pooling_is_asked_about():
     model = _timm_swin("eager", "v1", global_pool="max").eval().double()
 
-    with pytest.raises(UnknownModelError, match="which tokens its head reads"):
+    with pytest.raises(UnknownModelError, match="which tokens the head of"):
         AttentionRollout(model).attribute(images(1, (24, 40)))
 
     assert AttentionRollout(model, readout="mean").attribute(images(1, (24, 40))).any()

@@ -141,7 +141,7 @@ def test_what_is_refused_raises_the_refusal():
     [
         ("timm", "resnet18", "no attention", ""),
         ("timm", "vit_tiny_patch16_224", "works", ""),
-        ("timm", "pit_ti_224", "refused", "The number of tokens changes between layers"),
+        ("timm", "pit_ti_224", "refused", "tokens are merged between stages"),
         ("transformers", "bart BartForSequenceClassification", "refused", "cross-attention"),
         ("transformers", "fnet FNetForSequenceClassification", "no attention", ""),
     ],

@@ -353,6 +353,7 @@ class AttentionAttribution(Attribution):
             prefix_tokens=self.prefix_tokens,
             internal_batch_size=internal_batch_size,
             max_chunk_bytes=self.max_chunk_bytes,
+            opening=f"{type(self).__name__}({'model' if self.forward_func is self.model else 'function, model=model'}",
         )
 
     def _explain(

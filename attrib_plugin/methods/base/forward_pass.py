@@ -53,6 +53,7 @@ class Query:
         prefix_tokens: The user's number of prefix tokens.
         internal_batch_size: Largest number of samples run at once.
         max_chunk_bytes: Largest block of attention formed at a time, in bytes.
+        opening: How the user's call of the constructor begins, for messages that complete it.
     """
 
     given: ModelInput
@@ -63,6 +64,7 @@ class Query:
     prefix_tokens: int | None = None
     internal_batch_size: int | None = None
     max_chunk_bytes: int | None = None
+    opening: str = "Method(model"
 
     def batches(self) -> Iterator[Query]:
         """Cut into queries of at most ``internal_batch_size`` samples.
@@ -250,7 +252,14 @@ def _layout(member: Member, query: Query, facts: TokenFacts, output: Tensor, tar
         readout = _named_positions(member, query, facts, output, target)
     if readout is None:
         readout = member.family.read_positions(member.module, query.given.tensor)
-    return token_layout(member, facts, readout=readout, grid=query.grid, prefix_tokens=query.prefix_tokens)
+    return token_layout(
+        member,
+        facts,
+        readout=readout,
+        grid=query.grid,
+        prefix_tokens=query.prefix_tokens,
+        opening=query.opening,
+    )
 
 
 def _named_positions(

@@ -177,6 +177,8 @@ def _check_values(tensor: Tensor) -> None:
             f"Expected token ids (B, T) of an integer dtype, images (B, C, H, W) or embeddings (B, T, D) of a floating "
             f"dtype, found {tensor.dtype} {shape}."
         )
+    if tensor.is_meta:
+        raise InputError(f"The input is on the meta device, where tensors have no values: {shape}.")
     if tensor.numel() == 0:
         raise InputError(f"The input {shape} is empty: there is no sample or no token to explain.")
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -201,6 +203,11 @@ def _check_against_model(tensor: Tensor, keywords: Mapping[str, Any], member: Me
         )
     if tensor.dim() == 2:
         check_ids(tensor, module)
+    elif (width := getattr(_embedding_of(module), "embedding_dim", tensor.shape[2])) != tensor.shape[2]:
+        raise InputError(
+            f"{type(module).__name__} takes embeddings of {width} dimensions, found {tensor.shape[2]}. They are what "
+            "model.get_input_embeddings()(ids) gives."
+        )
 
 
 def _check_image(images: Tensor, keywords: Mapping[str, Any], member: Member) -> None:
@@ -234,12 +241,7 @@ def check_ids(ids: Tensor, module: nn.Module) -> None:
     Raises:
         InputError: If some id is not.
     """
-    find = getattr(module, "get_input_embeddings", None)
-    try:
-        embedding = find() if callable(find) else None
-    except NotImplementedError:  # transformers does not know where some of its models keep them
-        embedding = None
-    limit = getattr(embedding, "num_embeddings", None)
+    limit = getattr(_embedding_of(module), "num_embeddings", None)
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or (limit is not None and highest >= limit):
         wrong = lowest if lowest < 0 else highest
@@ -247,6 +249,14 @@ def check_ids(ids: Tensor, module: nn.Module) -> None:
             f"Token id {wrong} is outside the vocabulary of {limit or 'the model'} ids. Was the text encoded with "
             "another model's tokenizer?"
         )
+
+
+def _embedding_of(module: nn.Module) -> nn.Module | None:
+    find = getattr(module, "get_input_embeddings", None)
+    try:
+        return find() if callable(find) else None
+    except NotImplementedError:  # transformers does not know where some of its models keep them
+        return None
 
 
 def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
@@ -259,6 +269,12 @@ def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
             raise InputError(
                 f"forward_kwargs[{name!r}] has {len(value)} rows for {len(inputs)} samples. NoiseTunnel repeats "
                 "samples but not this keyword: give such tensors as additional_forward_args, which it does repeat."
+            )
+        # Some models pad a short mask themselves, and so take real tokens for padding. A cache has tokens of its own.
+        is_by_token = name in ("attention_mask", "token_type_ids") and value.dim() == 2 and inputs.dim() < 4
+        if is_by_token and value.shape[1] != inputs.shape[1] and "past_key_values" not in keywords:
+            raise InputError(
+                f"forward_kwargs[{name!r}] is for {value.shape[1]} tokens, but the input has {inputs.shape[1]}."
             )
 
 

@@ -64,7 +64,8 @@ def select_score(output: Tensor, target: Target) -> Tensor:
         score: Tensor = _select_targets(output, target)
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise TargetError(
-            f"Target {_shown(target)} does not fit the model's output of shape {tuple(output.shape)}: {error}. "
+            f"Target {_shown(target)} does not fit the model's output of shape {tuple(output.shape)}: "
+            f"{str(error).rstrip('.!')}. "
             "Expected an int, a tuple of ints, a tensor or list with one int for each sample, or a list of tuples."
         ) from error
     if score.numel() != len(output):
