@@ -59,6 +59,7 @@ torch.set_printoptions(precision=3, sci_mode=False, linewidth=110)
 
 def sentiment_model():
     try:
+        # Asked first, because without a network the hub's client tries for half a minute.
         socket.create_connection(("huggingface.co", 443), timeout=2).close()
         return load_model("blanchefort/rubert-base-cased-sentiment", "text")
     except (OSError, InputError):
@@ -273,7 +274,7 @@ print("  ".join(f"{value:.2f}" for value in spread))
 
 # %%
 flow = AttentionFlow(model).attribute(ids)[0]
-source = next(place for place, token in enumerate(tokens) if token.strip("▁").startswith("прекрас"))
+source = next((place for place, token in enumerate(tokens) if "прекрас" in token), 1)
 figures.flow_graph("flow", source=source)
 
 # %% [markdown]

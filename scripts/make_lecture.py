@@ -9,6 +9,7 @@ that needs no hub. About a minute on one core:
 import base64
 import io
 import os
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -19,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SECONDS_A_CELL = 600
 # Legible, and small enough for a repository.
 DOTS_PER_INCH = "--InlineBackend.print_figure_kwargs={'dpi': 80, 'bbox_inches': 'tight'}"
-# No network for the kernel; and tqdm would write a warning about widgets into the notebook.
+# No hub for the kernel; and tqdm would write a warning about widgets into the notebook.
 KERNEL_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
 
 
@@ -56,7 +57,9 @@ def _slim(data: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.update(KERNEL_ENVIRONMENT)
-    for script in sorted(EXAMPLES.glob("lecture_walkthrough_*.py")):
-        made = run(script)
-        print(f"{made.name}: {made.stat().st_size / 1e6:.2f} MB")
+    with tempfile.TemporaryDirectory() as no_models:
+        # An empty cache, or a model that was fetched earlier would be taken.
+        os.environ.update(KERNEL_ENVIRONMENT, HF_HOME=no_models)
+        for script in sorted(EXAMPLES.glob("lecture_walkthrough_*.py")):
+            made = run(script)
+            print(f"{made.name}: {made.stat().st_size / 1e6:.2f} MB")
