@@ -55,10 +55,12 @@ def test_samples_of_one_group_are_drawn_together():
 
 
 def test_a_group_counts_by_its_samples():
-    # Two groups, drawn twice: the first alone has mean 0, the second 1, both together three quarters.
-    mean, low, high = mean_interval(torch.tensor([0.0, 1, 1, 1]), groups=torch.tensor([7, 2, 2, 2]))
+    values, groups = torch.tensor([0.0, 1, 1, 1]), torch.tensor([7, 2, 2, 2])
 
-    assert (mean, low, high) == (0.75, 0.0, 1.0)
+    # Two draws of two groups: the first twice has mean 0 (a quarter of all draws), the second twice 1 (a quarter), one
+    # of each three quarters.
+    assert mean_interval(values, groups=groups) == (0.75, 0.0, 1.0)
+    assert mean_interval(values, groups=groups, level=0.3) == (0.75, 0.75, 0.75)
 
 
 def test_groups_of_another_length_are_refused():

@@ -36,6 +36,8 @@ def test_near_the_object_counts_within_the_euclidean_tolerance(tolerance, hit):
 def test_mass_inside_counts_positive_values_only():
     # 4 + 3 of 4 + 1 + 3 + 2.
     assert mass_inside(MAP, LEFT).tolist() == [0.7]
+    # 1 + 2 of the same: the -5 is inside and counts as none.
+    assert mass_inside(MAP, torch.tensor([[[False, True, False], [False, True, True]]])).tolist() == [0.3]
 
 
 def test_a_map_without_positive_values_has_put_nothing_anywhere():
