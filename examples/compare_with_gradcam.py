@@ -12,9 +12,18 @@ import torch
 from captum.attr import IntegratedGradients, LayerGradCam
 from PIL import Image
 
-from attrib_plugin import AttentionGradCam, AttentionRollout, Comparison, GradientRollout, TokenGradCam, compare
+from attrib_plugin import (
+    AttentionAwareRelevance,
+    AttentionGradCam,
+    AttentionRollout,
+    Comparison,
+    GradientRollout,
+    TokenGradCam,
+    TransformerAttribution,
+    compare,
+)
 from attrib_plugin.app import bundled
-from attrib_plugin.evaluation import share_in_cell
+from attrib_plugin.evaluation import score_of_map, share_in_cell
 
 QUADRANTS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
@@ -28,9 +37,6 @@ def compare_digits() -> Comparison:
     paths, classes, cells = zip(*(one for one in asked if one[1] is not None), strict=True)
     images = torch.stack([digits.transform(Image.open(path)) for path in paths])
 
-    def right_quadrant(forward, inputs, relevance, **_) -> torch.Tensor:
-        return share_in_cell(relevance, torch.tensor(cells))
-
     return compare(
         digits.model,
         images,
@@ -42,9 +48,11 @@ def compare_digits() -> Comparison:
             "AttentionRollout": AttentionRollout,
             "GradientRollout": GradientRollout,
             "GradientRollout, signed": partial(GradientRollout, sign="signed"),
+            "TransformerAttribution": TransformerAttribution,
+            "AttnLRP, gamma": partial(AttentionAwareRelevance, composite="attnlrp_gamma"),
         },
         target=classes,
-        scores={"right quadrant": right_quadrant},
+        scores={"right quadrant": score_of_map(share_in_cell, torch.tensor(cells))},
         labels=digits.labels,
         multilabel=True,
     )
