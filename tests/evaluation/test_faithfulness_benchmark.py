@@ -22,12 +22,12 @@ def benchmarks(monkeypatch):
     sys.path[:] = path
 
 
-def tiny_task(module):
+def tiny_task(module, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     model.patch_embed = nn.Identity()
     model.patch_embed.patch_size = (2, 2)
-    return module("faithfulness_tasks").Task(
+    return module("faithfulness_task").Task(
         name="tiny",
         about="",
         model=model,
@@ -35,6 +35,7 @@ def tiny_task(module):
         targets=torch.tensor([0, 1, 2, 0]),
         others=torch.tensor([1, 2, 0, 1]),
         fill=0.0,
+        **options,
     )
 
 
@@ -70,6 +71,90 @@ def test_occlusion_of_a_linear_model_has_the_highest_gain_of_all_rows(benchmarks
     other = torch.tensor(run.measure(task, "random", run.explainers()["random"])["single"]["SRG"])
 
     assert (best > other).all()
+
+
+MAPS = torch.tensor(
+    [
+        [[1.0, 0.0], [0.0, 0.0]],  # all in the right cell
+        [[1.0, 1.0], [0.0, 2.0]],  # half of it, where most is too
+        [[3.0, -9.0], [1.0, 0.0]],  # none in the right cell
+        [[0.0, 0.0], [0.0, 0.0]],  # nothing anywhere
+    ]
+)[:, None]
+CELLS = torch.tensor([0, 3, 1, 2])
+
+
+def mosaic(benchmarks):
+    truth = torch.zeros(4, 4).scatter_(1, CELLS[:, None], 1.0).reshape(4, 1, 2, 2)
+    masks = truth.repeat_interleave(2, 2).repeat_interleave(2, 3).long()[:, 0]
+    groups = torch.tensor([0, 0, 1, 1])
+    return tiny_task(benchmarks, truth=truth, cells=CELLS, masks=masks, groups=groups, curves=False)
+
+
+def test_places_of_worked_examples(benchmarks):
+    task = mosaic(benchmarks)
+
+    single, common = benchmarks("faithfulness_metrics").score_maps(task, "random", MAPS, lambda *_, **__: MAPS)
+
+    assert single["share in cell"].tolist() == [1.0, 0.5, 0.0, 0.0]
+    assert single["right cell"].tolist() == [1.0, 1.0, 0.0, 0.25]  # a map of zeros gets chance
+    assert single["pointing game"].tolist() == [1.0, 1.0, 0.0, 0.25]
+    assert 0 < common["segmentation mean_iou"] < 1
+    # The second pair: a constant map orders nothing.
+    assert single["class sensitivity"].tolist()[2:] == [1.0, 1.0]
+
+
+def test_intervals_and_differences_are_taken_over_pictures(benchmarks):
+    summarise = benchmarks("faithfulness_summary").summarise
+
+    def row(name, values):
+        single = {"share in cell": values}
+        return {"method": name, "samples": 4, "groups": [0, 0, 1, 1], "about": "", "seconds": 0.1} | {
+            "single": single,
+            "common": {},
+        }
+
+    rows = [row("TokenGradCam", [0.0, 0.0, 0.0, 0.0]), row("GradientRollout", [0.0, 1.0, 0.0, 1.0])]
+    task = summarise({"photo pairs": rows})["tasks"]["photo pairs"]
+
+    # Every picture has the mean of one half, so no draw of pictures has another.
+    assert (task["samples"], task["pictures"]) == (4, 2)
+    assert task["methods"]["GradientRollout"]["scores"]["share in cell"] == [0.5, 0.5, 0.5]
+    assert task["methods"]["GradientRollout"]["differences"] == {"share in cell": {"TokenGradCam": [0.5, 0.5, 0.5]}}
+
+
+def test_what_is_kept_is_measured_again_when_code_or_size_change(benchmarks, tmp_path, monkeypatch):
+    run = benchmarks("faithfulness")
+    calls = []
+    monkeypatch.setattr(run, "CACHE", tmp_path)
+    monkeypatch.setitem(run.TASKS, "digits", lambda size: calls.append(size) or tiny_task(benchmarks))
+
+    def again(samples):
+        return run.run(["digits"], ["random"], samples, fresh=False)["digits"]
+
+    first = again(4)
+    assert again(4) == first
+    assert calls == [4]
+    again(3)
+    assert calls == [4, 3]
+    monkeypatch.setattr(run, "ROW_CODE", ("methods",))
+    again(3)
+    assert calls == [4, 3, 3]
+
+
+def test_published_figures_stand_beside_ours_with_the_agreement_of_the_orders(benchmarks):
+    published = benchmarks("faithfulness_published")
+    paper = published.Published(
+        "T", ("A",), {"x": (3.0,), "y": (2.0,), "z": (1.0,)}, (published.Ours("digits", "SRG"),)
+    )
+
+    def task(**scores):
+        return {"methods": {name: {"scores": {"SRG": [value, 0, 0]}} for name, value in scores.items()}}
+
+    lines = published._one(paper, {"tasks": {"digits": task(x=1.0, y=2.0, z=0.5)}}).splitlines()
+
+    assert lines[2:] == ["| x | 3 | 1.00 |", "| y | 2 | 2.00 |", "| z | 1 | 0.50 |", lines[-1]]
+    assert lines[-1] == "| *agreement of the orders* |  | *+0.50 (3)* |"
 
 
 def test_the_page_shows_the_summary_that_is_there(benchmarks):
