@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from attrib_plugin.propagation.fanout import Junctions
 from attrib_plugin.propagation.losses import Losses, check_single_start, nodes, refuse, refuse_strays, tensors_in
 from attrib_plugin.propagation.modules import whole_operation
 from attrib_plugin.propagation.operation import Flow, Operation, Passage, producer, reads_input
-from attrib_plugin.propagation.operations import CUTS, IN_PLACE, OVERWRITING, PICK, ROUTING
+from attrib_plugin.propagation.operations import CUTS, IN_PLACE, OVERWRITING, PICK, ROUTING, SHIFTED_PRODUCT
 from attrib_plugin.propagation.parsing import Parsed, carries, parse
 from attrib_plugin.propagation.samples import Samples
 from attrib_plugin.propagation.step import Rule
@@ -171,6 +172,8 @@ class RelevanceGraph:
         if func in ROUTING or func in OVERWRITING or func in PICK:
             self._losses.check(func, args, kwargs, module)
             return self._moved(func, args, kwargs, module)
+        if func in SHIFTED_PRODUCT:
+            return self._shifted_product(module, *args, **kwargs)
         parsed = parse(IN_PLACE.get(func, func), args, kwargs)
         if parsed is None:
             output = func(*args, **kwargs)
@@ -187,6 +190,25 @@ class RelevanceGraph:
             changed = args[0] if args else kwargs["input"]
             return self._in_place(changed, rule, parsed, module, operands)
         return Operation.apply(self._passage, rule, parsed, module, *operands)
+
+    def _shifted_product(
+        self,
+        module: str,
+        input: Tensor,
+        batch1: Tensor,
+        batch2: Tensor,
+        *,
+        beta: float = 1,
+        alpha: float = 1,
+    ) -> Any:
+        """Run ``beta * input + alpha * batch1 @ batch2`` as the operations that it is."""
+        product = self.run(torch.bmm, (batch1, batch2), {}, module)
+        if alpha != 1:
+            product = self.run(torch.mul, (product, alpha), {}, module)
+        if beta == 0:
+            return product
+        shift = input if beta == 1 else self.run(torch.mul, (input, beta), {}, module)
+        return self.run(torch.add, (product, shift), {}, module)
 
     def _moved(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], module: str) -> Any:
         """Run an operation that moves values: its gradient is the way of relevance, too."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 _ACTIVATION_HOMES = ("transformers.activations", "timm.layers.activations", "torch.nn.modules.activation")
+_ACTIVATION_NAMES = ("gelu", "relu", "silu", "swish", "mish")
 _WITHOUT_MEAN = ("rmsnorm", "t5layernorm")
 
 
@@ -34,7 +35,8 @@ def whole_operation(module: nn.Module) -> tuple[str, Mapping[str, Any]] | None:
         if eps is None:
             return None
         return "norm", {"centred": True, "weight": getattr(module, "weight", None), "axes": (-1,), "eps": eps}
-    if kind.__module__ in _ACTIVATION_HOMES and not isinstance(module, _NO_ACTIVATIONS):
+    is_named = name.endswith(_ACTIVATION_NAMES) and next(module.parameters(), None) is None
+    if is_named or (kind.__module__ in _ACTIVATION_HOMES and not isinstance(module, _NO_ACTIVATIONS)):
         return "activation", {}
     return None
 

@@ -59,6 +59,8 @@ PICK = {Tensor.__getitem__}
 """Indexing: routing as well, named apart because one reference treats the choice of a token as a rule."""
 
 LINEAR: set[Function] = {F.linear, torch._C._nn.linear}
+SHIFTED_PRODUCT: set[Function] = {torch.baddbmm, Tensor.baddbmm}
+"""A sum and a product in one, taken apart, since they have rules of their own."""
 AFFINE: set[Function] = {torch.addmm, Tensor.addmm}
 CONVOLUTION = _named("conv1d", "conv2d", "conv3d")
 PRODUCT = _named("matmul", "bmm", "mm", "einsum", "__matmul__", "__rmatmul__")

@@ -268,7 +268,8 @@ class AttentionLayer:
         queries = tensor.shape[-2]
         if rows is not None:
             queries = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        samples = len(tensor) if tensor.dim() == 4 else 1
+        # Three axes: samples and heads are folded into one.
+        samples = len(tensor) if tensor.dim() == 4 else call.batch_size
         group = 1 if call.key is None or tensor.dim() != 4 else tensor.shape[1] // call.key.shape[1]
         return Sizes(
             samples=samples,
