@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def finish(figure: Figure, texts: Iterable[str], *, note: str = "") -> Figure:
     if missing := _missing(needed):
         count = f"{len(missing)} character{'s' if len(missing) > 1 else ''}"
         lines.append(f"No installed font has {count} of these labels: [in brackets] by name or number.")
+    # With the pads of matplotlib titles lose their highest pixels at the edge.
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(h_pad=0.08, w_pad=0.06)
     if lines:
         figure.supxlabel("\n".join(lines), fontsize=8, color="#444444")
     families = _families()

@@ -90,7 +90,7 @@ def remark(values: NDArray[Any], tone: Tone) -> str:
         return "no value is a number"
     said = []
     if gaps := values.size - finite.size:
-        said.append(f"{gaps} of {values.size} not a number, left blank")
+        said.append(f"{gaps} of {values.size} not a number, grey")
     if not finite.any():
         said.append("zero everywhere")
     elif finite.size > 1 and finite.min() == finite.max():

@@ -74,7 +74,7 @@ def test_what_is_no_number_is_blank_and_said():
 
     ((axis, image),) = images(figure)
     assert image.get_array().mask.sum() == 1
-    assert axis.get_title() == "map (1 of 36 not a number, left blank)"
+    assert axis.get_title() == "map (1 of 36 not a number, grey)"
 
 
 @pytest.mark.parametrize("count", [1, 6, 40, 300])

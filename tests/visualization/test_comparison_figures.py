@@ -114,4 +114,4 @@ def test_a_gap_in_the_values_of_words_is_grey_and_said():
 
     axis = figure.subfigs[0].axes[0]
     np.testing.assert_allclose(axis.images[0].get_array()[0, 0] * 255, 0xD9)
-    assert axis.get_yticklabels()[0].get_text() == "one (1 of 2 not a number, left blank)"
+    assert axis.get_yticklabels()[0].get_text() == "one (1 of 2 not a number, grey)"

@@ -68,7 +68,7 @@ def test_a_signed_map_has_zero_in_the_middle_and_is_hatched_against():
     [
         (np.zeros((2, 2)), "zero everywhere"),
         (np.full((2, 2), np.nan), "no value is a number"),
-        (np.array([[np.nan, 1.0]]), "1 of 2 not a number, left blank"),
+        (np.array([[np.nan, 1.0]]), "1 of 2 not a number, grey"),
         (np.full((2, 2), 3.0), "3 everywhere"),
         (-np.eye(2), "map"),
     ],
@@ -103,6 +103,21 @@ def test_several_maps_stand_side_by_side(count, shape):
 
     assert [axis.get_title() for axis in maps(figure)] == ["cat", *(panel.title for panel in panels)]
     assert len(figure.axes) == 2 * shape[0] * shape[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "title"), [(1, "map"), (7, "a title that is long enough for two lines or more, glyphs")]
+)
+def test_nothing_is_cut_off_at_the_edges(count, title):
+    figure = image_figure(np.full((40, 40, 3), 0.5), [Panel(title, np.eye(3), "signed")] * count)
+
+    drawn(figure)
+
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
 
 
 def test_maps_can_share_a_scale():

@@ -17,8 +17,8 @@ NAN = float("nan")
         ([3.0, 3.0], "share", "3 everywhere"),
         ([-1.0, -2.0], "for", "no value above zero"),
         ([1.0, -2.0], "for", "values below zero left white"),
-        ([NAN, 1.0, 2.0], "for", "1 of 3 not a number, left blank"),
-        ([float("inf"), 0.0], "for", "1 of 2 not a number, left blank; zero everywhere"),
+        ([NAN, 1.0, 2.0], "for", "1 of 3 not a number, grey"),
+        ([float("inf"), 0.0], "for", "1 of 2 not a number, grey; zero everywhere"),
         ([NAN, NAN], "for", "no value is a number"),
     ],
 )
