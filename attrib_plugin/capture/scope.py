@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from attrib_plugin.capture.state import remove_all
+from attrib_plugin.capture.state import modules_of, remove_all
 
 
 class Scoped(Protocol):
@@ -79,9 +79,9 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
     remove = remove_all(handles)
     try:
         handles.append(model.register_forward_pre_hook(_begin_hook(), with_kwargs=True))
-        for full_name, module in model.named_modules():
-            name = full_name.replace("_orig_mod.", "").removesuffix("_orig_mod")
+        for full_name, module in modules_of(model):
             if may_attend(module):
+                name = full_name.replace("_orig_mod.", "").removesuffix("_orig_mod")
                 handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
                 handles.append(module.register_forward_hook(_leave_hook(model, name), always_call=True))
         handles.append(model.register_forward_hook(_end_hook()))
@@ -101,8 +101,7 @@ def may_attend(module: nn.Module) -> bool:
         False for leaves that torch itself defines.
     """
     # Leaves that torch itself defines (linear layers, norms) make no attention call; hooks on them cost time.
-    has_children = next(module.children(), None) is not None
-    return has_children or not type(module).__module__.startswith("torch.nn.modules")
+    return bool(module._modules) or not type(module).__module__.startswith("torch.nn.modules")
 
 
 def _session_on(model: nn.Module) -> Scoped | None:

@@ -71,15 +71,43 @@ def freeze_parameters(model: nn.Module) -> Callable[[], None]:
     Returns:
         The function that switches it on again.
     """
-    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in thawed:
-        parameter.requires_grad_(False)
+    thawed = []
+    for _, module in modules_of(model):
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.requires_grad:
+                parameter.requires_grad = False
+                thawed.append(parameter)
 
     def undo() -> None:
         for parameter in thawed:
-            parameter.requires_grad_(True)
+            parameter.requires_grad = True
 
     return undo
+
+
+def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All modules of a model with their dotted names, each once, in the order of ``named_modules``, which is slower.
+
+    Args:
+        model: The model, whose own name is empty.
+
+    Returns:
+        Parents before their children.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        found.append((name, module))
+        if module._modules:
+            prefix = f"{name}." if name else ""
+            # The last one waiting is the next one taken.
+            waiting += [(prefix + part, one) for part, one in reversed(module._modules.items()) if one is not None]
+    return found
 
 
 def is_training(model: nn.Module) -> bool:
@@ -92,7 +120,7 @@ def is_training(model: nn.Module) -> bool:
         True if dropout of any form or batch normalisation is at work; a wrapper or an activation that was never told
         to evaluate does not count.
     """
-    return any(module.training and _is_changed_by_training(module) for module in model.modules())
+    return any(module.training and _is_changed_by_training(module) for _, module in modules_of(model))
 
 
 def _is_changed_by_training(module: nn.Module) -> bool:
@@ -113,7 +141,7 @@ def is_compiled(model: nn.Module) -> bool:
     """
     return any(
         type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
+        for _, module in modules_of(model)
     )
 
 

@@ -145,7 +145,9 @@ class TransformerAttribution(AttentionAttribution):
             return self._net(layer.times(_down_to(layers, layer, readout) + gained, self._evidence))
         for layer in from_the_top(layers, self.start_layer):
             # The start is carried beside the gain: added to it, small relevance would drown in the one.
-            gained = layer.below(gained + layer.times(readout + gained, self._gain))
+            gained = layer.below(
+                gained + layer.times(readout + gained, self._gain, averages_heads=not self.row_normalize)
+            )
             readout = layer.below(readout)
         gained, readout = (to_the_input(layers[: self.start_layer], rows) for rows in (gained, readout))
         return self._net(gained) + readout if self.include_identity and self.sign != "signed" else self._net(gained)

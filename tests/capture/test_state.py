@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from attrib_plugin import AttentionRollout, GradientRollout
 from attrib_plugin.capture import CaptureSession
 from attrib_plugin.capture.scope import innermost
-from attrib_plugin.capture.state import freeze_parameters, installed, remove_all
+from attrib_plugin.capture.state import freeze_parameters, installed, modules_of, remove_all
 
 DIM = 8
 
@@ -374,3 +374,24 @@ def test_all_hooks_are_removed():
 
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+def test_modules_are_found_in_the_order_of_named_modules_and_shared_ones_once():
+    shared = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    model = nn.ModuleDict({"first": shared, "then": nn.Sequential(nn.Identity(), shared, Block()), "none": Block()})
+    model["none"].register_module("absent", None)
+
+    assert modules_of(model) == list(model.named_modules())
+
+
+def test_a_parameter_that_two_modules_share_is_frozen_and_thawed():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
+    second.weight = first.weight
+    first.bias.requires_grad_(False)
+
+    undo = freeze_parameters(nn.Sequential(first, second))
+
+    assert not first.weight.requires_grad
+    undo()
+    assert first.weight.requires_grad
+    assert not first.bias.requires_grad

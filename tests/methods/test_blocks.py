@@ -141,6 +141,23 @@ def test_some_rows_of_any_call_in_blocks_of_any_size(mask, formula, key_heads, r
     assert_times_is_product(layer, weights_of(sorted(rows)), formula)
 
 
+@pytest.mark.parametrize("size", [1, 3 * H * N * 8, 2**25])
+@pytest.mark.parametrize("joined", [False, True])
+def test_eager_probabilities_with_or_without_an_axis_of_heads_are_read_for_every_sample(joined, size):
+    torch.manual_seed(0)
+    weights, value = torch.randn(B, H, N, N).double().softmax(-1), torch.randn(B, H, N, V).double()
+    tensors = [weights @ value, weights, value, torch.randn(B, H, N, V).double()]
+    output, probs, values, gradient = (one.flatten(0, 1) for one in tensors) if joined else tensors
+    call = AttentionCall(0, "", "self", output, value=values, weights=probs, batch_size=B)
+    layer = AttentionLayer([LayerRecord(call, gradient)], 0, max_chunk_bytes=size)
+    readout = weights_of(list(range(N)))
+
+    product = layer.times(readout, FORMULAS["evidence for"][0], averages_heads=True)
+
+    expected = (weights * (tensors[3] @ value.mT)).clamp(min=0).mean(1)
+    assert_close(product, readout @ expected, **EXACT)
+
+
 def test_rows_without_a_weight_give_zero():
     layer = layer_of()
 

@@ -244,7 +244,7 @@ class AttentionLayer:
                 gradients,
                 self._own_keys(at_rows, keys),
                 _relevance(probs, shares),
-                samples=extent.samples,
+                samples=extent.samples if can_cut else EVERYTHING,
                 keys=EVERYTHING if keys is None else keys,
             )
             yield Part(at_rows, (extent.heads.stop - extent.heads.start) / sizes.heads), block
