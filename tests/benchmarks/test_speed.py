@@ -137,3 +137,42 @@ def test_everything_that_a_workload_names_can_be_run(benchmark):
     named = {run for workload in workloads.WORKLOADS.values() for run in (*workload.runs, *workload.memory)}
 
     assert named <= set(workloads.RUNS)
+
+
+# The page.
+
+GOOD = [{"forward and backward": 1.0, "GradientRollout": 0.99, "eager formula": 1.2}] * 15
+
+
+def test_a_goal_is_met_or_not_or_not_measured(benchmark):
+    page = benchmark("speed_page")
+    goal = page.at_most("vit-8", "GradientRollout", "forward and backward", 1.0)
+
+    assert goal({"time": {"vit-8": GOOD}}).met
+    assert not goal({"time": {"vit-8": [{**one, "GradientRollout": 1.05} for one in GOOD]}}).met
+    assert "not measured" in page.goals({"time": {"vit-8": GOOD}, "memory": {}})
+
+
+def test_figures_of_few_rounds_say_so(benchmark):
+    goal = benchmark("speed_page").times_faster("vit-8", "GradientRollout", "eager formula", 1.2)
+
+    assert goal({"time": {"vit-8": GOOD[:3]}}).text.endswith("3 rounds only")
+    assert "only" not in goal({"time": {"vit-8": GOOD}}).text
+
+
+def test_memory_is_compared_beyond_that_of_the_idle_process(benchmark):
+    measured = {"forward and backward": {"idle": 500, "peak": 700}, "GradientRollout": {"idle": 500, "peak": 800}}
+    goal = benchmark("speed_page").memory_at_most("vit-8", "GradientRollout", "forward and backward", 1.02)
+
+    figure = goal({"memory": {"vit-8": measured}})
+
+    assert figure.text == "1.50 x (300 against 200 MiB)"
+    assert not figure.met
+
+
+def test_the_page_shows_the_results_that_are_there(benchmark):
+    page = benchmark("speed_page")
+    results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
+    text = page.PAGE.read_text(encoding="utf-8")
+
+    assert page.fill(text, results) == text, "run: python benchmarks/speed_page.py"
