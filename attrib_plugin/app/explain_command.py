@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from attrib_plugin.app.arguments import (
 )
 from attrib_plugin.app.reading_inputs import Given, images, texts
 from attrib_plugin.app.terminal import STATE, console, note, progress, say
+from attrib_plugin.errors import InputError
 
 explain_app = typer.Typer(help="Explain predictions: what of the input they rest on.", no_args_is_help=True)
 
@@ -193,7 +195,7 @@ def _explain_all(
     from attrib_plugin.runner.explain_many import explain_many
 
     found = []
-    with progress("explaining", len(given)) as step:
+    with progress("explaining", len(given)) as step, _typed_values(chosen):
         for one in explain_many(
             bundle.model,
             [source.value for source in given],
@@ -208,6 +210,18 @@ def _explain_all(
             found.append(one)
             step()
     return found
+
+
+@contextmanager
+def _typed_values(chosen: Any) -> Iterator[None]:
+    """A value of a wrong type, such as start_layer=two, is the user's to mend."""
+    try:
+        yield
+    except TypeError as error:
+        if not chosen.options:
+            raise
+        typed = ", ".join(f"{name}={value!r}" for name, value in chosen.options.items())
+        raise InputError(f"{chosen.method.__name__} cannot use the options {typed}: {error}.") from error
 
 
 def _show_prediction(name: str, explanation: Any) -> None:

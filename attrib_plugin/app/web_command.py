@@ -23,7 +23,7 @@ def web_app(
     model: _Models = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; the next free one if it is taken.")] = 7860,
-    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = False,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
 ) -> None:
     """Open the web demo: explain texts and images in a page, on this machine, without a network."""
     with progress("loading libraries and models"):

@@ -81,6 +81,8 @@ def test_every_method_is_listed():
         (["explain", "text", "fine", "--model", "no/such-model"], "neither a bundled model"),
         (["explain", "image", "nowhere.png"], "no file 'nowhere.png'"),
         (["explain", "text", "fine", "-o", "it.txt"], "found 'it.txt'"),
+        (["explain", "text", "fine", "--option", "start_layer=two"], "cannot use the options start_layer='two'"),
+        (["explain", "text", "fine", "--option", "start_layer=99"], "one of the 6 layers 0 to 5, not 99"),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line_without_traceback(monkeypatch, capsys, arguments, said):

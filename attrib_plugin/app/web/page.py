@@ -162,7 +162,7 @@ class _Tab:
         )
         self.model.change(_said(self._model_changed), self.model, changed, show_progress="hidden", **quiet)
         asked = [self.model, self.given, self.methods, self.target, self.against, *controls]
-        self.explain.click(_said(self._explain), asked, self.shown, **quiet)
+        self.explain.click(_said(self._explain), asked, self.shown, scroll_to_output=True, **quiet)
         self.look.click(_said(self._look), [self.model, self.given, self.kind], self.frame, **quiet)
 
     # What happens when a user does something.

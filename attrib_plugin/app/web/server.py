@@ -84,7 +84,7 @@ def serve(models: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 78
     blocks.launch(
         server_name=host,
         server_port=free,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=_theme(gr),
         css=CSS,
         share=False,
         prevent_thread_lock=True,
@@ -98,6 +98,12 @@ def serve(models: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 78
     )
     shown = "localhost" if host == "0.0.0.0" else host
     return Server(f"http://{shown}:{free}", blocks, folder)
+
+
+def _theme(gr: Any) -> Any:
+    """Fonts of the reader's machine, and small print that can be read."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return theme.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
 
 
 def free_port(host: str, wanted: int) -> int:
