@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from attrib_plugin.errors import InputError, UnknownModelError
@@ -141,7 +142,13 @@ def _attention(
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
     layers = RawAttention(model, **options).head_attention(inputs, forward_kwargs=keywords)
     readout = _readout(model, inputs, keywords, options) if with_readout else None
-    return tuple(layer[0] for layer in layers), readout
+    return tuple(_drawable(layer[0]) for layer in layers), None if readout is None else _drawable(readout)
+
+
+def _drawable(probs: Tensor) -> Tensor:
+    """On the CPU, and in no fewer digits than float32, since pictures multiply layers."""
+    probs = probs.detach().cpu()
+    return probs if probs.dtype == torch.float64 else probs.float()
 
 
 def _readout(model: nn.Module, inputs: Tensor, keywords: dict[str, Any], options: Mapping[str, Any]) -> Tensor | None:

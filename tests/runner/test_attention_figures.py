@@ -56,6 +56,16 @@ def test_rollout_is_the_methods_own():
     np.testing.assert_allclose(array, AttentionRollout(model).matrix(image[None])[0], rtol=1e-10)
 
 
+def test_attention_of_a_bfloat16_model_is_multiplied_in_float32():
+    shown = attention_figures(tiny_model("timm_vit", dtype=torch.bfloat16), torch.rand(3, 24, 40))
+
+    (array,) = drawn(shown.rollout())
+
+    assert shown.layers[0].dtype == torch.float32
+    # Rows of probabilities in bfloat16 sum to one within 2^-8 a layer.
+    np.testing.assert_allclose(array.sum(1), 1.0, atol=2 * 2**-8)
+
+
 def test_edges_of_rollout_bring_each_token_its_share(shown):
     figure = shown.flow_graph("rollout", hide_below=0.0)
 
