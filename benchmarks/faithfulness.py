@@ -1,6 +1,6 @@
 """Which map can be trusted? Every method, and baselines, by every metric, on trained models and real inputs.
 
-    python benchmarks/faithfulness.py                        # everything, about an hour of one core
+    python benchmarks/faithfulness.py                        # everything, more than half an hour of one core
     python benchmarks/faithfulness.py --samples 8 --output first-look.json
     python benchmarks/faithfulness.py --task digits --methods GradientRollout RawAttention
     python benchmarks/faithfulness_page.py                   # tables and plots of the documentation
