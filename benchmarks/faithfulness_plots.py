@@ -10,6 +10,23 @@ from faithfulness_methods import BASELINES
 from faithfulness_table import CHANCE, Summary, measured, methods_of
 from matplotlib import pyplot as plt
 
+COMPARED = (
+    "AttentionAwareRelevance",
+    "AttentionAwareRelevance, gamma",
+    "TransformerAttribution",
+    "GradientRollout",
+    "GradientRollout, signed",
+    "AttentionRollout",
+    "RawAttention",
+    "TokenGradCam",
+    "AttentionGradCam",
+    "Captum IntegratedGradients",
+    "input alone",
+    "truth",
+    "random",
+)
+"""The rows whose agreement is drawn."""
+
 
 def draw(summary: Summary, folder: Path) -> None:
     """All plots; the same figures give the same files."""
@@ -82,23 +99,28 @@ def plot_curves(summary: Summary, path: Path) -> None:
         axis.set_xlabel("share removed", fontsize=8)
         axis.tick_params(labelsize=8)
     axes[0, 0].set_ylabel("logit of the class", fontsize=8)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=len(wanted) // 2, fontsize=8, frameon=False)
+    # Not every task has every method, so names are gathered from all of them.
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_legend_handles_labels()[0]}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=len(wanted) // 2, fontsize=8, frameon=False)
     figure.subplots_adjust(bottom=0.29)
     _save(figure, path, tight=False)
 
 
 def plot_agreement(summary: Summary, path: Path) -> None:
+    """Rank correlation between the maps of the main methods, a panel a task; white also where one was not measured."""
     tasks = {name: task["agreement"] for name, task in summary["tasks"].items() if task.get("agreement")}
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.4 * len(tasks), 4.6), squeeze=False)
-    for axis, (task_name, found) in zip(axes[0], tasks.items(), strict=True):
-        keep = [number for number, name in enumerate(found["methods"]) if name != "GradientRollout, negated"]
-        names = [found["methods"][number] for number in keep]
-        values = [[found["rank correlation"][row][column] for column in keep] for row in keep]
+    figure, axes = plt.subplots(2, 3, figsize=(11, 8.6), sharex=True, sharey=True)
+    for axis, (task_name, found) in zip(axes.flat, tasks.items(), strict=False):
+        places = {name: number for number, name in enumerate(found["methods"])}
+        table = found["rank correlation"]
+        values = [
+            [table[places[row]][places[column]] if {row, column} <= places.keys() else 0.0 for column in COMPARED]
+            for row in COMPARED
+        ]
         axis.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r")
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-        axis.set_yticks(range(len(names)), names, fontsize=6)
-        axis.set_title(task_name, fontsize=9)
+        axis.set_xticks(range(len(COMPARED)), COMPARED, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(COMPARED)), COMPARED, fontsize=8)
+        axis.set_title(task_name, fontsize=10)
     _save(figure, path)
 
 
