@@ -36,9 +36,11 @@ types of transformers with a classifier of sequences or of images, with {version
   product of the layers; the head reads the tokens that the family names; tokens mix nowhere but in attention; a sample
   gives the same map alone and in a (padded) batch; and brightening a corner of an image changes the token drawn
   there. Every attention implementation of the model is examined, fused and eager.
-- **refused**: an error says why; there is no map that could be wrong.
+- **refused**: an error says why; there is no map that could be wrong. Where the type of a timm model or the shapes of
+  its attention are the reason, it is read from an outline without weights.
 - **unverified**: the model could not be built or run here, or a proof failed.
-- **no attention**: the model makes no attention call, and the error says so.
+- **no attention**: the model makes no attention call, and the error says so; or, in timm, no file that it is made of
+  has a softmax or an attention function.
 
 A model that is refused because it is not known what its head reads works with
 [two arguments](../how-to/other-models.md), if its attention is global.
