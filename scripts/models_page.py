@@ -9,7 +9,7 @@ same versions of the libraries.
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,19 @@ def joined(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[
     new = {(record["library"], record["name"]) for record in records}
     old = [{**group, "name": name} for group in summary["groups"] for name in group["names"]]
     kept = [record for record in old if (record["library"], record["name"]) not in new]
-    if kept and summary["versions"] != _versions():
+    added = {record["library"] for record in records}
+    changed = {name for name, number in _versions(added).items() if summary["versions"].get(name) != number}
+    mixed = [record for record in kept if "torch" in changed or record["library"] in changed]
+    if mixed:
         raise ValueError(
-            f"{len(kept)} models of the summary were examined with {summary['versions']}, not with {_versions()}. "
-            "Examine all models again: scripts/sweep_models.py without --new and --verdict."
+            f"{len(mixed)} models of the summary were examined with {summary['versions']}, not with "
+            f"{_versions(added)}. Examine all models again: scripts/sweep_models.py without --new and --verdict."
         )
     return kept + records
 
 
-def _versions() -> dict[str, str]:
-    return {library: version(library) for library in ("torch", "timm", "transformers")}
+def _versions(libraries: Iterable[str] = ("timm", "transformers")) -> dict[str, str]:
+    return {library: version(library) for library in ("torch", *libraries)}
 
 
 def _place(group: dict[str, Any]) -> tuple[str, ...]:
@@ -176,8 +179,11 @@ def main(results: str | None) -> None:
     if results is not None:
         lines = Path(results).read_text(encoding="utf-8").splitlines()
         newest = {(record["library"], record["name"]): record for record in map(json.loads, lines)}
-        records = joined(json.loads(SUMMARY.read_text(encoding="utf-8")), list(newest.values()))
-        summary = json.dumps(summarise(records), ensure_ascii=False, indent=1, sort_keys=True)
+        known = json.loads(SUMMARY.read_text(encoding="utf-8"))
+        # A library without new results keeps the version that its models were examined with.
+        versions = known["versions"] | _versions({library for library, _ in newest})
+        found = {**summarise(joined(known, list(newest.values()))), "versions": versions}
+        summary = json.dumps(found, ensure_ascii=False, indent=1, sort_keys=True)
         SUMMARY.write_text(summary + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(SUMMARY.read_text(encoding="utf-8"))), encoding="utf-8")
 
