@@ -30,6 +30,9 @@ from attrib_plugin.records import AttentionCall, TokenPlacement
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# So many gradients of a sample go back at once where several scores are explained; more would only take more memory.
+_SAMPLES_AT_ONCE = 10
+
 
 class CaptureSession:
     """Records the attention calls that a model makes in this thread while the session is open.
@@ -158,6 +161,52 @@ class CaptureSession:
                 "or a branch that is not part of this output?"
             )
         return tuple(gradient for gradient in gradients if gradient is not None)
+
+    def gradients_of_scores(
+        self, scores: Sequence[Tensor], *, calls: Sequence[AttentionCall]
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What :meth:`output_gradients` gives for each of several scores.
+
+        Small batches go back for several scores at once, which saves some of the time; where an operation of the model
+        cannot do that, one after another.
+
+        Args:
+            scores: As there.
+            calls: As there.
+
+        Yields:
+            The gradients for one score after another.
+        """
+        step = max(1, _SAMPLES_AT_ONCE // max(1, scores[0].numel()))
+        for start in range(0, len(scores), step):
+            some = scores[start : start + step]
+            together = self._together(some, calls) if len(some) > 1 else None
+            for position, score in enumerate(some):
+                if together is not None:
+                    yield tuple(gradients[position] for gradients in together)
+                else:
+                    is_last = start + position == len(scores) - 1
+                    yield self.output_gradients(score, retain_graph=not is_last, calls=calls)
+
+    def _together(self, scores: Sequence[Tensor], calls: Sequence[AttentionCall]) -> tuple[Tensor, ...] | None:
+        """Gradients with one more axis, that of the scores; ``None`` where that is not possible."""
+        nodes = [node for node in (self._nodes[call.index] for call in calls) if node is not None]
+        if len(nodes) < len(calls) or not all(score.requires_grad for score in scores):
+            return None
+        sums = torch.stack([score.sum() for score in scores])
+        try:
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+                sums,
+                nodes,
+                torch.eye(len(scores), dtype=sums.dtype, device=sums.device),
+                is_grads_batched=True,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        except (RuntimeError, UserWarning):  # a backward pass that takes no such batch, or is slow and says so
+            return None
+        found = tuple(gradient for gradient in gradients if gradient is not None)
+        return found if len(found) == len(nodes) else None
 
     @property
     def is_recording(self) -> bool:

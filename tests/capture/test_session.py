@@ -407,3 +407,31 @@ def test_plain_thread_beside_an_explaining_thread_is_not_recorded_and_not_change
         assert_all_close(actual, expected[0], **SAME)
         assert_all_close(gradients, expected[1], **CLOSE)
         assert_close(output, plain, **SAME)
+
+
+class OwnBackward(torch.autograd.Function):
+    """A function whose backward pass cannot be taken for several scores at once."""
+
+    @staticmethod
+    def forward(context, tensor):
+        return 2 * tensor
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float(2 + 0 * gradient.sum())
+
+
+@pytest.mark.parametrize("wrap", [lambda logits: logits, OwnBackward.apply], ids=["usual", "own backward"])
+def test_gradients_of_several_scores_are_those_of_each_alone(wrap):
+    model = tiny_model("bert")
+    ids, keywords = tiny_input("bert")
+    with CaptureSession(model) as session:
+        logits = wrap(model(ids, **keywords).logits)
+        calls = session.calls
+        expected = [session.output_gradients(logits[:, one], retain_graph=True) for one in range(5)]
+
+        found = list(session.gradients_of_scores([logits[:, one] for one in range(5)], calls=calls))
+
+    assert len(found) == len(expected) == 5
+    for one, reference in zip(found, expected, strict=True):
+        assert_all_close(one, reference, rtol=0.0, atol=1e-13)

@@ -191,18 +191,18 @@ def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callabl
         calls, facts = arranged.calls, arranged.facts
         predicted = predicted_tokens(output, facts.padding) if _scores_tokens(subject.member, output, facts) else None
         targets = [predicted if target is None else target for target in query.targets]
-        for remaining, target in enumerate(targets, start=1 - len(targets)):
+        scores = [_score(output, target, query.against) for target in targets] if gradients else []
+        in_turn = session.gradients_of_scores(scores, calls=calls)
+        for position, target in enumerate(targets):
             output_gradients = activation = relevance = None
             if gradients:
-                score = select_score(output, target)
-                if query.against is not None:
-                    score = score - select_score(output, query.against)
-                last = remaining == 0
+                score, last = scores[position], position == len(scores) - 1
                 if tapped is not None:
                     activation = tapped.read(score, retain_graph=not last)
-                elif propagation is None or propagation.at_calls:
-                    keep = propagation is not None or not last
-                    output_gradients = session.output_gradients(score, retain_graph=keep, calls=calls)
+                elif propagation is None:
+                    output_gradients = next(in_turn)
+                elif propagation.at_calls:
+                    output_gradients = session.output_gradients(score, retain_graph=True, calls=calls)
                 if propagation is not None and graph is not None:
                     relevance = propagation.end(session, graph, given, calls, score, retain_graph=not last)
             layout = _layout(subject.member, query, facts, output, target)
@@ -212,6 +212,11 @@ def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callabl
             with torch.no_grad():
                 results.append(read(arranged.trace(trace)))
     return results
+
+
+def _score(output: Tensor, target: Target, against: Target) -> Tensor:
+    score = select_score(output, target)
+    return score if against is None else score - select_score(output, against)
 
 
 def _no_tap(session: CaptureSession) -> AbstractContextManager[None]:
