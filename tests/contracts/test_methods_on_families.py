@@ -390,7 +390,9 @@ def test_layer_attention_is_the_formula_of_the_method(method_name, family_name):
 def test_a_method_that_does_not_follow_windows_says_which_do(method_name, family_name):
     case = make_case(method_name, family_name)
 
-    with pytest.raises(UnsupportedAttentionError, match="Use GradientRollout, AttentionRollout or RawAttention"):
+    with pytest.raises(
+        UnsupportedAttentionError, match="Use GradientRollout, AttentionRollout, RawAttention or TokenGradCam"
+    ):
         case.method.attribute(**case.call)
 
 
