@@ -11,7 +11,7 @@ from rich.text import Text
 
 from attrib_plugin.app.arguments import CheckpointOption, LabelsOption, ModelOption, TargetOption, complete_method
 from attrib_plugin.app.explain_command import class_of
-from attrib_plugin.app.reading_inputs import one_image, one_text
+from attrib_plugin.app.reading_inputs import keep_inputs, one_image, one_text
 from attrib_plugin.app.terminal import console, progress, say
 from attrib_plugin.errors import InputError
 
@@ -54,7 +54,7 @@ def compare_text(
 ) -> None:
     """Explain the class of a text with several methods."""
     what = one_text(text)
-    _check(output)
+    _check(output, what)
     bundle = _load(model, "text", checkpoint=checkpoint, labels=labels)
     absence = int(baseline) if baseline is not None and baseline.isdigit() else baseline
     found = _compare(
@@ -83,7 +83,7 @@ def compare_image(
 ) -> None:
     """Explain the class of an image with several methods."""
     what = one_image(image)
-    _check(output)
+    _check(output, what)
     bundle = _load(model, "image", checkpoint=checkpoint, labels=labels)
     found = _compare(
         bundle,
@@ -122,13 +122,14 @@ def _compare(bundle: Any, what: Any, methods: Any, target: str | None, **options
 _ENDINGS = (".html", ".json", ".csv", ".png", ".svg", ".pdf")
 
 
-def _check(output: list[Path] | None) -> None:
+def _check(output: list[Path] | None, what: Any) -> None:
     """Before anything is computed."""
     for path in output or ():
         if path.suffix not in _ENDINGS:
             raise InputError(f"Expected a name that ends in {', '.join(_ENDINGS)}, found {path.name!r}.")
         if not path.parent.is_dir():
             raise InputError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    keep_inputs(output or (), [what])
 
 
 def _show(comparison: Any, output: list[Path] | None) -> None:

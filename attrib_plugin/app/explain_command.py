@@ -32,7 +32,7 @@ from attrib_plugin.app.arguments import (
     SignOption,
     TargetOption,
 )
-from attrib_plugin.app.reading_inputs import Given, images, texts
+from attrib_plugin.app.reading_inputs import Given, images, keep_inputs, texts
 from attrib_plugin.app.terminal import STATE, console, note, progress, say
 from attrib_plugin.errors import InputError
 
@@ -86,7 +86,7 @@ def explain_text(
 ) -> None:
     """Explain the class of each text, word by word."""
     given = texts(text or [], file or [])
-    outputs = _outputs(output, json, len(given), ending)
+    outputs = _outputs(output, json, given, ending)
     chosen = _choose(method, preset=preset, typed=option or [], layers=layers, readout=readout, sign=sign)
     placed = {"checkpoint": checkpoint, "labels": labels, "device": device, "dtype": dtype}
     bundle = _load(model, "text", placed)
@@ -123,7 +123,7 @@ def explain_image(
     """Explain the class of each image, patch by patch. Without --output, a picture or a report is written."""
     given = images(image)
     default = ["explanation.png"] if len(given) == 1 else ["explanations.html"]
-    outputs = _outputs(output or (None if json else default), json, len(given), ending)
+    outputs = _outputs(output or (None if json else default), json, given, ending)
     more = {"grid": grid, "prefix_tokens": prefix_tokens}
     chosen = _choose(method, preset=preset, typed=option or [], layers=layers, readout=readout, sign=sign, **more)
     placed = {"checkpoint": checkpoint, "labels": labels, "device": device, "dtype": dtype}
@@ -160,11 +160,14 @@ def prediction_of(explanation: Any) -> str:
     return f"predicted: {best}; explained in {explanation.seconds * 1000:.0f} ms"
 
 
-def _outputs(output: list[str] | None, json: bool, n_inputs: int, ending: str) -> list[str]:
-    from attrib_plugin.app.writing import STDOUT, check_outputs
+def _outputs(output: list[str] | None, json: bool, given: list[Given], ending: str) -> list[str]:
+    from attrib_plugin.app.writing import STDOUT, check_outputs, paths_of
 
     outputs = [*(output or ()), *([STDOUT] if json and STDOUT not in (output or ()) else ())]
-    check_outputs(outputs, n_inputs, f".{ending.lstrip('.')}")
+    ending = f".{ending.lstrip('.')}"
+    check_outputs(outputs, len(given), ending)
+    names = [one.name for one in given]
+    keep_inputs((path for one in outputs for path in paths_of(one, names, ending)), [one.value for one in given])
     STATE.results_on_stderr = STDOUT in outputs
     return outputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,21 @@ def one_image(argument: str) -> Any:
     if not Path(argument).is_file():
         raise InputError(f"There is no file {argument!r}.")
     return Path(argument)
+
+
+def keep_inputs(outputs: Iterable[Path], given: Sequence[Any]) -> None:
+    """Refuse to write over what is read.
+
+    Args:
+        outputs: Files that will be written.
+        given: What is explained; paths are files.
+
+    Raises:
+        InputError: If one would be lost.
+    """
+    read = {one.resolve() for one in given if isinstance(one, Path)}
+    if lost := [path for path in outputs if path.resolve() in read]:
+        raise InputError(f"{str(lost[0])!r} is what is to be explained, and would be overwritten. Give another output.")
 
 
 def _files(paths: Sequence[Path], endings: tuple[str, ...]) -> Iterator[Path]:

@@ -6,7 +6,8 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,28 @@ def check_outputs(outputs: Sequence[str], n_inputs: int, ending: str) -> None:
             )
 
 
+def paths_of(output: str, names: Sequence[str], ending: str) -> list[Path]:
+    """Which files an output stands for.
+
+    Args:
+        output: As in :func:`write`, or ``-``.
+        names: What to call each explanation.
+        ending: Ending of the files in a folder.
+
+    Returns:
+        One file for all; for a folder a file each, no two of one name; none for standard output.
+    """
+    if output == STDOUT:
+        return []
+    if not _is_folder(output):
+        return [Path(output)]
+    found: dict[str, Path] = {}
+    for name in map(_safe, names):
+        free = next(one for one in _numbered(name) if one.casefold() not in found)
+        found[free.casefold()] = Path(output) / f"{free}{ending}"
+    return list(found.values())
+
+
 def write(explanations: Sequence[Explanation], names: Sequence[str], output: str, ending: str) -> list[Path]:
     """Write explanations.
 
@@ -71,11 +94,10 @@ def write(explanations: Sequence[Explanation], names: Sequence[str], output: str
     try:
         if not _is_folder(output):
             return [_write_file(explanations, names, Path(output))]
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(output).mkdir(parents=True, exist_ok=True)
         return [
-            _write_file([one], [name], folder / f"{_safe(name)}{ending}")
-            for one, name in zip(explanations, names, strict=True)
+            _write_file([one], [name], path)
+            for one, name, path in zip(explanations, names, paths_of(output, names, ending), strict=True)
         ]
     except OSError as error:
         raise InputError(f"{output!r} cannot be written: {error.strerror or error}.") from error
@@ -141,6 +163,11 @@ def _heading(explanation: Explanation, name: str) -> str:
 
 def _is_folder(output: str) -> bool:
     return output.endswith(("/", "\\")) or Path(output).is_dir()
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def _safe(name: str) -> str:

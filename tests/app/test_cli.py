@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from attrib_plugin.app import cli
 from attrib_plugin.app.terminal import quiet_libraries
+from attrib_plugin.app.writing import paths_of
 from attrib_plugin.errors import TargetIgnoredWarning
 from attrib_plugin.methods import __all__ as methods
 
@@ -186,6 +187,32 @@ def test_outputs_are_checked_before_a_model_is_loaded(monkeypatch, capsys, outpu
 
     assert code == 2
     assert said in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", "image", "./cat.png", "-o", "cat.png"],
+        ["explain", "image", ".", "-o", "./", "--format", "png"],
+        ["compare", "image", "./cat.png", "-o", "cat.png"],
+    ],
+)
+def test_what_is_explained_is_never_overwritten(monkeypatch, capsys, tmp_path, arguments):
+    monkeypatch.setattr("attrib_plugin.app.loading.load_model", lambda *given, **options: pytest.fail("loaded"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat.png").write_bytes(b"a picture")
+
+    code, _, error = run_main(monkeypatch, capsys, *arguments)
+
+    assert code == 2
+    assert "'cat.png' is what is to be explained" in error
+    assert (tmp_path / "cat.png").read_bytes() == b"a picture"
+
+
+def test_names_that_look_alike_to_a_file_system_get_a_file_each():
+    paths = paths_of("maps/", ["a b", "a_b", "A:B", "a_b-2"], ".png")
+
+    assert [path.name for path in paths] == ["a_b.png", "a_b-2.png", "A_B-3.png", "a_b-2-2.png"]
 
 
 def test_warnings_of_the_package_are_notes_and_those_of_libraries_are_not_shown(capsys):
