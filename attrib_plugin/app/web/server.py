@@ -17,6 +17,8 @@ from attrib_plugin.app.web.pictures import MAX_MEGABYTES
 from attrib_plugin.errors import InputError, MissingDependencyError
 
 _PORTS_TRIED = 50
+# Asked to end, and the terminal closed; Windows has no SIGHUP.
+_ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @dataclass
@@ -36,14 +38,17 @@ class Server:
     def wait(self) -> None:
         """Wait for Ctrl-C or an end from outside, and close."""
         stop = Event()
-        before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        # What is ignored, as the hang-up is under nohup, stays so.
+        ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in ends}
         try:
             while not stop.wait(0.5):
                 pass
         except KeyboardInterrupt:
             pass
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self.close()
 
     def close(self) -> None:

@@ -1,0 +1,34 @@
+import signal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from attrib_plugin.app.web import server
+
+ENDS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Blocks:
+    is_closed = False
+
+    def close(self, *, verbose):
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_however_the_demo_ends_no_upload_is_left(monkeypatch, name):
+    class Interrupted(server.Event):
+        def wait(self, timeout=None):
+            signal.raise_signal(getattr(signal, name))
+            return self.is_set()
+
+    monkeypatch.setattr(server, "Event", Interrupted)
+    folder, blocks, before = TemporaryDirectory(), Blocks(), signal.getsignal(getattr(signal, name))
+    (Path(folder.name) / "upload.png").write_bytes(b"private")
+
+    server.Server("http://127.0.0.1:1", blocks, folder).wait()
+
+    assert blocks.is_closed
+    assert not Path(folder.name).exists()
+    assert signal.getsignal(getattr(signal, name)) is before
