@@ -124,6 +124,9 @@ def main() -> None:
         if isinstance(error, (AttributionError, ValueError)):
             note(f"attrib-plugin: {error}")
             sys.exit(USER_ERROR)
+        if isinstance(error, OSError) and error.filename is not None:
+            note(f"attrib-plugin: {str(error.filename)!r}: {error.strerror}.")
+            sys.exit(USER_ERROR)
         note(
             f"attrib-plugin: {type(error).__name__}: {error}\nThis was not expected. 'attrib-plugin --debug ...' shows "
             "where it happened; please report that with the command and the versions of the libraries."

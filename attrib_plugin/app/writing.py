@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -16,6 +15,7 @@ import torch
 
 from attrib_plugin.errors import InputError, MissingDependencyError
 from attrib_plugin.runner.explanation import Explanation
+from attrib_plugin.runner.explanation import as_json as record_json
 
 STDOUT = "-"
 _PICTURES = (".png", ".svg", ".pdf")
@@ -114,7 +114,7 @@ def as_json(explanations: Sequence[Explanation], names: Sequence[str]) -> str:
         JSON.
     """
     records = [{"name": name, **one.as_dict()} for one, name in zip(explanations, names, strict=True)]
-    return json.dumps(records[0] if len(records) == 1 else records, ensure_ascii=False, indent=2)
+    return record_json(records[0] if len(records) == 1 else records)
 
 
 def command_line() -> str:

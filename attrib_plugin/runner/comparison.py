@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.postprocessing import TextToken, Word, merge_words
-from attrib_plugin.runner.explanation import CARD, Prediction, figure_url, in_words
+from attrib_plugin.runner.explanation import CARD, Prediction, as_json, figure_url, in_words
 from attrib_plugin.visualization import (
     ImageRow,
     Panel,
@@ -161,7 +159,7 @@ class Comparison:
         """Everything but pixels, maps included.
 
         Returns:
-            JSON text; numbers that are not finite, such as a score that is NaN, are null.
+            JSON text; numbers that are not finite, such as a value or a score that is NaN, are null.
         """
         record = {
             "modality": self.modality,
@@ -174,16 +172,16 @@ class Comparison:
             "versions": dict(self.versions),
             "methods": [
                 {
-                    **{name: _or_null(value) for name, value in row.items()},
+                    **row,
                     "tone": result.tone,
-                    "scores": {name: [_or_null(one) for one in values] for name, values in result.scores.items()},
+                    "scores": dict(result.scores),
                     "notes": list(result.notes),
                     "relevance": None if result.relevance is None else result.relevance.tolist(),
                 }
                 for row, result in zip(self.table(), self.results, strict=True)
             ],
         }
-        return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
+        return as_json(record)
 
     def figure(self, *, full: bool = False) -> Figure:
         """All maps as small multiples; of a batch the first four samples, of texts the first.
@@ -352,10 +350,6 @@ class Comparison:
                 ]
             )
         return lines
-
-
-def _or_null(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -81,7 +82,8 @@ class Explanation:
         predictions: Classes, most probable first.
         relevance: One value a token (T,), or a patch (rows,columns).
         tone: What the values mean: evidence ``"for"`` or ``"against"`` the target, ``"signed"`` (for minus against),
-            or ``"share"`` of attention, which does not depend on the target.
+            the ``"size"`` of an influence in either direction, or ``"share"`` of attention, which does not depend on
+            the target.
         text: The text; empty for images.
         tokens: Tokens of the text, special ones included.
         words: Words of the text.
@@ -120,7 +122,13 @@ class Explanation:
         """The method and what it explains, in a line."""
         if self.tone == "share":
             return f"{self.method} (the same for every class)"
-        meaning = {"for": "evidence for", "against": "evidence against", "signed": "for and against"}[self.tone]
+        meanings = {
+            "for": "evidence for",
+            "against": "evidence against",
+            "signed": "for and against",
+            "size": "influence on",
+        }
+        meaning = meanings[self.tone]
         contrast = f" rather than {self.against.label}" if self.against else ""
         return f"{self.method}, {meaning} {self.target.label}{contrast}"
 
@@ -277,9 +285,9 @@ class Explanation:
 
             write_report(path, [self], title=self.title)
         elif path.suffix == ".json":
-            path.write_text(json.dumps(self.as_dict(), ensure_ascii=False, indent=2), encoding="utf-8")
+            path.write_text(as_json(self.as_dict()), encoding="utf-8")
         elif path.suffix == ".npz":
-            np.savez_compressed(path, relevance=self.relevance.numpy(), record=json.dumps(self.as_dict()))
+            np.savez_compressed(path, relevance=self.relevance.numpy(), record=as_json(self.as_dict()))
         else:
             raise InputError(
                 f"Expected a name that ends in .html, .json, .npz, .png, .svg or .pdf, found {path.name!r}."
@@ -314,6 +322,26 @@ class Explanation:
             One value a word; empty for images.
         """
         return np.empty(0) if self.word_relevance is None else self.word_relevance.numpy()
+
+
+def as_json(record: Any) -> str:
+    """Plain values as JSON, which has no word for what is not a number.
+
+    Args:
+        record: Dictionaries, lists, tuples, texts and numbers.
+
+    Returns:
+        JSON text; numbers that are not finite are null.
+    """
+    return json.dumps(_or_null(record), ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def _or_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _or_null(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_or_null(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def figure_url(figure: Figure, *, dpi: int = 110) -> str:

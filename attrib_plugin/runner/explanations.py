@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from attrib_plugin.errors import InputError
-from attrib_plugin.runner.explanation import CARD, Explanation, figure_url
+from attrib_plugin.runner.explanation import CARD, Explanation, as_json, figure_url
 from attrib_plugin.visualization import (
     Panel,
     RowScale,
@@ -118,8 +117,7 @@ class Explanations(Sequence[Explanation]):
 
             return write_report(path, [self], title=title or f"{len(self)} explanations", command=command)
         if path.suffix == ".json":
-            record = [one.as_dict() for one in self]
-            path.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
+            path.write_text(as_json([one.as_dict() for one in self]), encoding="utf-8")
         elif path.suffix in (".png", ".svg", ".pdf"):
             figures = self.figures()
             if len(figures) > 1:

@@ -26,7 +26,10 @@ def names_image(text: str, processor: Any) -> bool:
     Returns:
         True if there is a processor and a file of this name.
     """
-    return processor is not None and Path(text).is_file()
+    try:
+        return processor is not None and Path(text).is_file()
+    except OSError:  # A text may be longer than any name of a file.
+        return False
 
 
 def unpack_pipeline(model: Any, tokenizer: Any, processor: Any) -> tuple[nn.Module, Any, Any]:

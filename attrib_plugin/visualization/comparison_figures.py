@@ -8,13 +8,23 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 
 from attrib_plugin.errors import InputError
 from attrib_plugin.visualization.colors import Tone, shade
 from attrib_plugin.visualization.figures import UNITS
 from attrib_plugin.visualization.labels import finish, label, wrapped
-from attrib_plugin.visualization.overlay import Panel, checked_pixels, draw_bar, draw_overlay
+from attrib_plugin.visualization.overlay import (
+    HATCH,
+    HATCH_INK,
+    HATCHED_FROM,
+    Panel,
+    checked_pixels,
+    draw_bar,
+    draw_hatch,
+    draw_overlay,
+)
 from attrib_plugin.visualization.ranges import limit_of, remark, with_remark
 
 if TYPE_CHECKING:
@@ -148,6 +158,8 @@ def image_multiples(
 def text_comparison(words: Sequence[str], rows: Sequence[TextRow], *, title: str) -> Figure:
     """A line of words for each method, shaded by relevance; every line is scaled by its own largest value.
 
+    In signed rows, words that speak against are hatched from a fifth of the largest size.
+
     Args:
         words: The words, in order.
         rows: One row a method.
@@ -155,7 +167,12 @@ def text_comparison(words: Sequence[str], rows: Sequence[TextRow], *, title: str
 
     Returns:
         The figure.
+
+    Raises:
+        InputError: If there is no word.
     """
+    if not words:
+        raise InputError("Expected at least one word to draw, found none: the text holds nothing that can be seen.")
     lines = -(-len(words) // _WORDS_PER_LINE)
     per_line = -(-len(words) // lines)
     parts = [range(start, min(start + per_line, len(words))) for start in range(0, len(words), per_line)]
@@ -198,12 +215,15 @@ def _bare(axes: NDArray[Any]) -> None:
 
 def _draw_words(axis: Any, words: Sequence[str], rows: Sequence[TextRow], part: range, per_line: int) -> None:
     picture = np.ones((len(rows), per_line, 3))
+    against = np.zeros(picture.shape[:2], dtype=bool)
     for line, row in enumerate(rows):
         limit = limit_of([row.values])
         for column, index in enumerate(part if row.values.size else ()):
-            ink = shade(float(row.values[index]) / limit, row.tone)
-            picture[line, column] = [int(ink[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+            strength = float(row.values[index]) / limit
+            picture[line, column] = to_rgb(shade(strength, row.tone))
+            against[line, column] = row.tone == "signed" and strength <= -HATCHED_FROM
     axis.imshow(picture, aspect="auto", interpolation="nearest")
+    draw_hatch(axis, against, picture.shape[:2], HATCH, HATCH_INK)
     shown = [label(words[index], _LONGEST_WORD) for index in part]
     axis.set_xticks(range(len(part)), shown, rotation=35, ha="left", rotation_mode="anchor", fontsize=9)
     axis.xaxis.tick_top()

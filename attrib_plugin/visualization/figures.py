@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from attrib_plugin.errors import InputError
 from attrib_plugin.visualization.colors import Tone, ink
 from attrib_plugin.visualization.labels import finish, label, wrapped
-from attrib_plugin.visualization.overlay import HATCH, Panel, checked_pixels, draw_bar, draw_overlay
+from attrib_plugin.visualization.overlay import HATCH, HATCH_INK, Panel, checked_pixels, draw_bar, draw_overlay
 from attrib_plugin.visualization.ranges import limit_of, with_remark
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _draw_bars(axis: Any, words: Sequence[str], values: NDArray[Any], tone: Tone
     bars = axis.barh(positions, shown, color=[ink(value, tone) for value in shown], height=0.75)
     for bar, value in zip(bars, shown, strict=True):
         if tone == "signed" and value < 0:
-            bar.set(hatch=HATCH, edgecolor="#ffffffb0", linewidth=0)
+            bar.set(hatch=HATCH, edgecolor=HATCH_INK, linewidth=0)
     axis.set_yticks(positions, [label(word, _LONGEST_WORD) for word in words], fontsize=9)
     axis.set_ylim(room - 0.4, -0.6)
     axis.axvline(0, color="#444444", linewidth=0.8)

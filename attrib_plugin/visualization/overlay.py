@@ -31,6 +31,9 @@ HATCH = "////"
 HATCHED_FROM = 0.2
 """Part of the largest size from which evidence against is hatched."""
 
+HATCH_INK = "#ffffffb0"
+"""Colour of the lines, which shows on any ink."""
+
 _GAP_HATCH = "xxxx"
 
 
@@ -99,9 +102,9 @@ def draw_overlay(axis: Any, pixels: NDArray[Any] | None, size: tuple[int, int], 
     gaps = ~np.isfinite(panel.patches)
     colors[gaps] = to_rgba(GAP)
     axis.imshow(colors, extent=extent, interpolation="nearest")
-    _hatch(axis, gaps, size, _GAP_HATCH, "#8a8a8a")
+    draw_hatch(axis, gaps, size, _GAP_HATCH, "#8a8a8a")
     if panel.tone == "signed":
-        _hatch(axis, ~gaps & (panel.patches <= -HATCHED_FROM * limit), size, HATCH, "#ffffffb0")
+        draw_hatch(axis, ~gaps & (panel.patches <= -HATCHED_FROM * limit), size, HATCH, HATCH_INK)
 
 
 def draw_bar(axis: Any, tone: Tone, limit: float) -> None:
@@ -122,14 +125,23 @@ def draw_bar(axis: Any, tone: Tone, limit: float) -> None:
     )
     if tone == "signed":
         hatched = Rectangle((-limit, 0), (1 - HATCHED_FROM) * limit, 1, fill=False, hatch=HATCH, linewidth=0)
-        hatched.set_edgecolor("#ffffffb0")
+        hatched.set_edgecolor(HATCH_INK)
         axis.add_patch(hatched)
     axis.set_yticks([])
     axis.tick_params(length=2, width=0.6)
     axis.spines[:].set(linewidth=0.6, color="#777777")
 
 
-def _hatch(axis: Any, where: NDArray[np.bool_], size: tuple[int, int], hatch: str, color: str) -> None:
+def draw_hatch(axis: Any, where: NDArray[np.bool_], size: tuple[int, int], hatch: str, color: str) -> None:
+    """Hatch some cells of a map.
+
+    Args:
+        axis: Where to.
+        where: Which cells (row,column).
+        size: Height and width that the map covers.
+        hatch: The pattern, in matplotlib's words.
+        color: Its colour.
+    """
     if not where.any():
         return
     high, wide = size[0] / where.shape[0], size[1] / where.shape[1]

@@ -153,6 +153,8 @@ def test_presets_of_a_method_are_listed():
     [
         (RuntimeError("broken"), 1, "RuntimeError: broken\nThis was not expected"),
         (ValueError("wrong"), 2, "attrib-plugin: wrong"),
+        (PermissionError(13, "Permission denied", "out.html"), 2, "attrib-plugin: 'out.html': Permission denied."),
+        (OSError("no file"), 1, "OSError: no file\nThis was not expected"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from attrib_plugin.errors import InputError
 from attrib_plugin.postprocessing import TextToken, Word
 from attrib_plugin.runner.explanation import Explanation, Prediction
 from attrib_plugin.runner.explanations import Explanations, input_figure
+from attrib_plugin.visualization import Tone
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -129,3 +131,25 @@ def test_a_map_is_described_for_readers_who_do_not_see_it(images):
     assert f"largest in row {row + 1} of 3, column {column + 1} of 5" in images[0].html()
     assert text_explanation().largest() == "largest at 'good'"
     assert dataclasses.replace(images[0], relevance=torch.zeros(3, 5)).largest() == "zero everywhere"
+
+
+def test_what_is_no_number_is_null_in_every_record(tmp_path):
+    relevance = torch.tensor([float("nan"), 1.0])
+    text = dataclasses.replace(
+        text_explanation(), relevance=relevance, word_relevance=relevance, scores={"auc": float("inf")}
+    )
+
+    text.save(tmp_path / "one.json")
+    Explanations([text, text]).save(tmp_path / "two.json")
+
+    for name in ("one.json", "two.json"):
+        written = (tmp_path / name).read_text(encoding="utf-8")
+        record = json.loads(written, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        record = record[0] if isinstance(record, list) else record
+        assert record["relevance"] == [None, 1.0]
+        assert record["scores"] == {"auc": None}
+
+
+@pytest.mark.parametrize("tone", get_args(Tone))
+def test_an_explanation_has_a_title_whatever_its_values_mean(tone):
+    assert dataclasses.replace(text_explanation(), tone=tone).title.startswith("Gradient Rollout")

@@ -6,6 +6,7 @@ from transformers import pipeline
 from attrib_plugin import compare, explain, view
 from attrib_plugin.app import bundled
 from attrib_plugin.errors import InputError
+from attrib_plugin.runner.reading import names_image
 
 TEXT = "A gentle, moving film!"
 
@@ -80,3 +81,7 @@ def test_a_pipeline_brings_its_tokenizer_along(sentiment, classifier):
 def test_what_is_no_model_is_refused(sentiment):
     with pytest.raises(InputError, match=r"Expected an nn.Module, found str"):
         explain("bert-base-uncased", TEXT, tokenizer=sentiment.tokenizer)
+
+
+def test_a_text_that_is_longer_than_any_file_name_is_a_text():
+    assert not names_image("long " * 100, lambda image: image)

@@ -115,3 +115,25 @@ def test_a_gap_in_the_values_of_words_is_grey_and_said():
     axis = figure.subfigs[0].axes[0]
     np.testing.assert_allclose(axis.images[0].get_array()[0, 0] * 255, 0xD9)
     assert axis.get_yticklabels()[0].get_text() == "one (1 of 2 not a number, grey)"
+
+
+def test_words_against_are_hatched_where_the_bar_is():
+    values = np.array([1.0, -0.1, -0.2, -1.0, float("nan")])
+
+    figure = text_comparison(list("abcde"), [TextRow("one", values, "signed")], title="")
+
+    (hatched,) = figure.subfigs[0].axes[0].collections
+    assert hatched.get_hatch()
+    assert [path.get_extents().x0 for path in hatched.get_paths()] == [1.5, 2.5]
+
+
+@pytest.mark.parametrize("tone", ["for", "against", "share", "size"])
+def test_words_of_one_direction_are_not_hatched(tone):
+    figure = text_comparison(["a", "b"], [TextRow("one", np.array([1.0, -1.0]), tone)], title="")
+
+    assert not figure.subfigs[0].axes[0].collections
+
+
+def test_a_text_without_words_is_refused():
+    with pytest.raises(InputError, match="at least one word"):
+        text_comparison([], [TextRow("one", np.empty(0), "for")], title="")
