@@ -29,6 +29,8 @@ class Elsewhere(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
     here: Tensor
+    # Only its name is that of the device without values.
+    is_meta = False
 
     @staticmethod
     def __new__(cls, here: Tensor) -> Elsewhere:
