@@ -156,8 +156,7 @@ def prediction_of(explanation: Any) -> str:
     Returns:
         One line.
     """
-    best = ", ".join(f"{one.label} {one.probability:.1%}" for one in explanation.predictions[:3])
-    return f"predicted: {best}; explained in {explanation.seconds * 1000:.0f} ms"
+    return f"predicted: {explanation.predicted}; explained in {explanation.seconds * 1000:.0f} ms"
 
 
 def _outputs(output: list[str] | None, json: bool, given: list[Given], ending: str) -> list[str]:

@@ -73,7 +73,7 @@ def choose_method(
     method = getattr(available, name)
     options = {key: value for key, value in others.items() if value is not None}
     if readout is not None:
-        options["readout"] = int(readout) if re.fullmatch(r"\d+", readout) else readout
+        options["readout"] = parse_readout(readout)
     if grid is not None:
         options["grid"] = parse_grid(grid)
     options |= dict(parse_option(one) for one in typed)
@@ -124,6 +124,18 @@ def parse_option(typed: str) -> tuple[str, Any]:
         return name.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return name.strip(), value.strip()
+
+
+def parse_readout(typed: str) -> int | str:
+    """Read what the head reads.
+
+    Args:
+        typed: ``cls``, ``mean``, ``last`` or a position.
+
+    Returns:
+        The word, or the position.
+    """
+    return int(typed) if re.fullmatch(r"\d+", typed) else typed
 
 
 def parse_grid(typed: str) -> tuple[int, int]:

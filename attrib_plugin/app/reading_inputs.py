@@ -146,13 +146,9 @@ def _stdin_text() -> str:
 
 
 def _stdin_image() -> Any:
-    from PIL import Image
+    from attrib_plugin.runner.reading import open_picture
 
-    try:
-        image = Image.open(io.BytesIO(sys.stdin.buffer.read()))
-        return image.convert("RGB") if image.mode not in ("L", "RGB") else image.copy()
-    except (OSError, ValueError) as error:
-        raise InputError(f"Standard input holds no image that can be read: {error}.") from error
+    return open_picture(io.BytesIO(sys.stdin.buffer.read()), "Standard input")
 
 
 def _numbered(given: list[Given]) -> list[Given]:

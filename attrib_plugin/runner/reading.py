@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from attrib_plugin.errors import InputError, TargetError
 from attrib_plugin.methods.base import unwrap_output
 from attrib_plugin.postprocessing import encode_text, group_words
 from attrib_plugin.runner.explanation import Prediction
+
+if TYPE_CHECKING:  # Pillow comes with an extra.
+    from PIL.Image import Image
 
 
 def names_image(text: str, processor: Any) -> bool:
@@ -103,15 +106,52 @@ def read_image(image: Any, processor: Any, model: nn.Module) -> tuple[Tensor, di
     return tensor.to(_example_parameter(model)), {}, shown
 
 
-def _processed(image: Any, processor: Any) -> Tensor:
+def open_picture(file: Any, name: str) -> Image:
+    """An image from a file, as a viewer of images shows it.
+
+    Args:
+        file: Its path, or a binary file.
+        name: What to call it in the message.
+
+    Returns:
+        The image, in colour or grey.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     from PIL import Image
 
+    try:
+        with Image.open(file) as opened:
+            return as_seen(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name} is no image that can be read: {error}.") from error
+
+
+def as_seen(image: Image) -> Image:
+    """An image turned as its camera says, and on white where it is transparent.
+
+    Args:
+        image: An opened image.
+
+    Returns:
+        The image, in colour or grey.
+    """
+    from PIL import Image, ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+    return turned.convert("L" if turned.mode in ("1", "L") else "RGB")
+
+
+def _processed(image: Any, processor: Any) -> Tensor:
     if isinstance(image, (str, Path)):
-        try:
-            with Image.open(image) as opened:
-                image = opened.convert("RGB") if opened.mode not in ("L", "RGB") else opened.copy()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{Path(image).name!r} is no image that can be read: {error}.") from error
+        image = open_picture(image, repr(Path(image).name))
+    # Processors leave a grey image grey, and then fail to normalise it.
+    if getattr(image, "mode", "RGB") == "L" and torch.as_tensor(_normalisation(processor)[0]).numel() == 3:
+        image = image.convert("RGB")
     if hasattr(processor, "image_mean"):
         processed: Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from safetensors import safe_open
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from attrib_plugin.app.terminal import quiet_libraries
 from attrib_plugin.app.writing import paths_of
 from attrib_plugin.errors import TargetIgnoredWarning
 from attrib_plugin.methods import __all__ as methods
+from attrib_plugin.runner.explanation import Explanation, Prediction
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
@@ -99,6 +101,13 @@ def test_text_with_markup_is_shown_as_text():
 
     assert result.exit_code == 0
     assert "[red]a [bold]good film[/bold]" in result.output
+
+
+def test_the_output_of_a_model_with_one_is_no_percentage():
+    only = Prediction(0, "score", -3.25)
+    explanation = Explanation("M", {}, only, None, (only,), torch.ones(1), "for", seconds=0.01)
+
+    assert cli.prediction_of(explanation) == "predicted: score -3.25; explained in 10 ms"
 
 
 def test_json_on_standard_output_is_json_alone():

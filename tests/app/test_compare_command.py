@@ -1,9 +1,12 @@
 import json
+from unittest.mock import Mock
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from attrib_plugin.app import bundled, cli
+from attrib_plugin.runner.compare import compare as compare_for_real
 
 runner = CliRunner()
 
@@ -37,6 +40,19 @@ def test_methods_are_compared_on_an_image(tmp_path):
     assert output.stat().st_size > 1000
 
 
+def test_json_on_standard_output_is_json_alone(monkeypatch):
+    monkeypatch.setattr("attrib_plugin.runner.compare.compare", compare := Mock(side_effect=compare_for_real))
+    placed = ["--dtype", "float64", "--readout", "2", "--no-memory"]
+
+    result = runner.invoke(cli.app, ["compare", "text", "A dull film.", "-m", "GradientRollout", "--json", *placed])
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["texts"] == ["A dull film."]
+    assert "predicted: NEGATIVE" in result.stderr
+    assert next(compare.call_args.args[0].parameters()).dtype == torch.float64
+    assert compare.call_args.kwargs["readout"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -44,6 +60,7 @@ def test_methods_are_compared_on_an_image(tmp_path):
         (["text", "fine", "-o", "it.txt"], "found 'it.txt'"),
         (["text", "fine", "--baseline", "nothing"], "found 'nothing'"),
         (["image", "nowhere.png"], "no file 'nowhere.png'"),
+        (["text", "fine", "--device", "abacus"], "cannot be put on the device 'abacus'"),
     ],
 )
 def test_what_goes_wrong_is_said(arguments, said):

@@ -100,5 +100,5 @@ def test_an_empty_folder_a_binary_text_and_no_image_are_refused(tmp_path, stdin)
         images([str(tmp_path / "empty")])
     with pytest.raises(InputError, match="no text file in UTF-8"):
         texts([], [tmp_path / "raw.txt"])
-    with pytest.raises(InputError, match="Standard input holds no image"):
+    with pytest.raises(InputError, match="Standard input is no image"):
         images(["-"])

@@ -1,12 +1,15 @@
 import pytest
 import torch
 from other_device import elsewhere, other_device
+from PIL import Image
+from timm.data import create_transform
+from tiny_models import tiny_model
 from transformers import pipeline
 
 from attrib_plugin import compare, explain, view
 from attrib_plugin.app import bundled
 from attrib_plugin.errors import InputError
-from attrib_plugin.runner.reading import names_image
+from attrib_plugin.runner.reading import names_image, open_picture
 
 TEXT = "A gentle, moving film!"
 
@@ -85,3 +88,26 @@ def test_what_is_no_model_is_refused(sentiment):
 
 def test_a_text_that_is_longer_than_any_file_name_is_a_text():
     assert not names_image("long " * 100, lambda image: image)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGBA", "P"])
+def test_an_image_of_any_mode_is_read_for_a_processor_of_three_channels(tmp_path, mode):
+    model = tiny_model("timm_vit", dtype=torch.float32)
+    transform = create_transform((3, 24, 40), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    Image.new(mode, (40, 24)).save(tmp_path / "one.png")
+
+    assert explain(model, tmp_path / "one.png", processor=transform).pixels.shape == (24, 40, 3)
+
+
+def test_a_file_is_read_as_viewers_show_it(tmp_path):
+    shown = Image.new("RGBA", (2, 3), (0, 0, 0, 0))
+    shown.putpixel((0, 0), (255, 0, 0, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # The camera was held upright: turn by 90 degrees.
+    shown.save(tmp_path / "one.png", exif=exif)
+
+    image = open_picture(tmp_path / "one.png", "one.png")
+
+    assert image.size == (3, 2)
+    assert image.getpixel((2, 0)) == (255, 0, 0)
+    assert image.getpixel((0, 0)) == (255, 255, 255)

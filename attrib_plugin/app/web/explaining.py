@@ -181,6 +181,8 @@ def _page(found: Sequence[Explanation], failures: dict[str, str]) -> str:
 
 
 def _predictions(one: Explanation) -> str:
+    if len(one.predictions) == 1:
+        return f"<p>{escape(one.predicted)}</p>"
     rows = "".join(
         f"<tr><td>{escape(each.label)}</td><td>{each.probability:.1%}</td>"
         f'<td><span class="bar" style="width:{10 * min(max(each.probability, 0), 1):.2f}rem"></span></td></tr>'

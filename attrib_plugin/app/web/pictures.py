@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrib_plugin.errors import InputError
+from attrib_plugin.runner.reading import as_seen
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +48,7 @@ def read_picture(path: str | None) -> Image.Image:
     Raises:
         InputError: If there is none, it is too large, or it cannot be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not path:
         raise InputError("Upload an image first, or choose an example.")
@@ -60,11 +61,7 @@ def read_picture(path: str | None) -> Image.Image:
                 raise InputError(
                     f"The image has {width} x {height} pixels; the demo takes {MAX_PIXELS // 10**6} million at most."
                 )
-            turned = ImageOps.exif_transpose(image)
-            if turned.has_transparency_data:
-                turned = turned.convert("RGBA")
-                turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-            return turned.convert("L" if turned.mode in ("1", "L") else "RGB")
+            return as_seen(image)
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
