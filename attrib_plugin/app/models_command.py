@@ -91,6 +91,8 @@ def _build(name: str, modality: str | None) -> tuple[Any, Literal["text", "image
 
     if name in model_names():
         bundle = load_bundled(name)
+        if modality not in (None, bundle.modality):
+            raise InputError(f"The model {name!r} reads {bundle.modality}, not {modality}.")
         return bundle.model, bundle.modality
     if modality != "text" and not name.startswith("hf:") and is_timm_name(name):
         return load_timm(name, untrained=not ("/" in name or Path(name).exists())).model, "image"

@@ -30,6 +30,13 @@ def test_a_model_that_is_refused_comes_with_the_reason():
     assert "refused. No attention call was seen" in result.output
 
 
+def test_a_bundled_model_that_reads_something_else_is_refused():
+    result = runner.invoke(cli.app, ["models", "check", "digits", "--modality", "text"])
+
+    assert result.exit_code != 0
+    assert "reads image, not text" in str(result.exception)
+
+
 def test_a_configuration_without_weights_is_enough(tmp_path):
     from transformers import ViTConfig
 

@@ -32,3 +32,16 @@ def test_however_the_demo_ends_no_upload_is_left(monkeypatch, name):
     assert blocks.is_closed
     assert not Path(folder.name).exists()
     assert signal.getsignal(getattr(signal, name)) is before
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://localhost:80"),
+        ("::1", "http://[::1]:80"),
+        ("::", "http://localhost:80"),
+    ],
+)
+def test_an_address_can_be_typed_into_a_browser(host, address):
+    assert server._address(host, 80) == address

@@ -101,8 +101,13 @@ def serve(models: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 78
         pwa=False,
         enable_monitoring=False,
     )
-    shown = "localhost" if host == "0.0.0.0" else host
-    return Server(f"http://{shown}:{free}", blocks, folder)
+    return Server(_address(host, free), blocks, folder)
+
+
+def _address(host: str, port: int) -> str:
+    """What to type into a browser on this machine."""
+    shown = "localhost" if host in ("0.0.0.0", "::") else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _theme(gr: Any) -> Any:
