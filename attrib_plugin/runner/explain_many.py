@@ -248,6 +248,11 @@ def _maps(attribution: AttentionAttribution, inputs: Tensor, end_layer: int | No
         raise InputError(
             f"The model has {len(rows)} layers; expected a last layer from 1 to {len(rows)}, not {end_layer}."
         )
+    if (start := getattr(attribution, "start_layer", 0)) >= end_layer:
+        raise InputError(
+            f"Nothing is followed from start_layer={start}, counted from 0, to end_layer={end_layer}: give an "
+            f"end_layer of at least {start + 1}."
+        )
     row = rows[end_layer - 1]
     if not inputs.is_floating_point():
         return row

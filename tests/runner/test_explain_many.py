@@ -104,6 +104,7 @@ def test_a_preset_is_the_method_made_from_it(sentiment):
         (["word " * 600], {}, "602 tokens and the model takes 512"),
         (["fine"], {"end_layer": 7}, "from 1 to 6, not 7"),
         (["fine"], {"end_layer": 0}, "from 1 to 6, not 0"),
+        (["fine"], {"start_layer": 4, "end_layer": 4}, "Nothing is followed from start_layer=4"),
         (["fine"], {"batch_size": 0}, "at least 1, not 0"),
         (["fine"], {"preset": "nobody"}, "has no preset 'nobody'"),
         (["fine"], {"preset": "it", "method": partial(GradientRollout)}, "needs the class of a method"),
