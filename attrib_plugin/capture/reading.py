@@ -100,10 +100,12 @@ def can_be_cut(call: AttentionCall) -> bool:
         call: The recorded call.
 
     Returns:
-        True for fused calls with axes for batch and heads.
+        True for fused calls with axes for batch and heads, and as many heads of keys as of values.
     """
-    fused = (call.query, call.key, call.value)
-    return all(tensor is not None and tensor.dim() == 4 and len(tensor) == call.batch_size for tensor in fused)
+    fused = [tensor for tensor in (call.query, call.key, call.value) if tensor is not None and tensor.dim() == 4]
+    if len(fused) < 3 or any(len(tensor) != call.batch_size for tensor in fused):
+        return False
+    return fused[1].shape[1] == fused[2].shape[1]
 
 
 def differs_by_head(call: AttentionCall) -> bool:

@@ -158,6 +158,21 @@ def test_eager_probabilities_with_or_without_an_axis_of_heads_are_read_for_every
     assert_close(product, readout @ expected, **EXACT)
 
 
+@pytest.mark.parametrize(("key_heads", "value_heads"), [(1, H), (H, 1)])
+def test_keys_and_values_of_unequal_numbers_of_heads_are_not_cut_apart(key_heads, value_heads):
+    torch.manual_seed(0)
+    query, key = torch.randn(B, H, N, D).double(), torch.randn(B, key_heads, N, D).double()
+    value, gradient = torch.randn(B, value_heads, N, V).double(), torch.randn(B, H, N, V).double()
+    call = AttentionCall(0, "", "self", torch.zeros_like(gradient), query, key, value, batch_size=B)
+    layer = AttentionLayer([LayerRecord(call, gradient)], 0, max_chunk_bytes=N * N * 8)
+    readout = weights_of(list(range(N)))
+
+    product = layer.times(readout, FORMULAS["evidence for"][0], averages_heads=True)
+
+    probs = (query @ key.mT * D**-0.5).softmax(-1)
+    assert_close(product, readout @ (probs * (gradient @ value.mT)).clamp(min=0).mean(1), **EXACT)
+
+
 def test_rows_without_a_weight_give_zero():
     layer = layer_of()
 
