@@ -115,7 +115,7 @@ class Operation(torch.autograd.Function):
 
 
 def reads_input(tensor: Tensor) -> bool:
-    """Whether a tensor holds the values at which the graph starts, moved, scaled or shifted at most.
+    """Whether a tensor holds nothing but values at which the graph starts, moved, scaled or shifted at most.
 
     Args:
         tensor: Any tensor of the graph.
@@ -123,11 +123,14 @@ def reads_input(tensor: Tensor) -> bool:
     Returns:
         Whether it does.
     """
-    node: Any = tensor.grad_fn
-    while node is not None:
+    waiting: list[Any] = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
         if (step := getattr(node, "step", None)) is not None and step.kind not in ("scaling", "bias"):
             return False
-        node = node.next_functions[0][0] if node.next_functions else None
+        waiting += [below for below, _ in node.next_functions]
     return True
 
 

@@ -274,6 +274,25 @@ def test_only_the_convolution_that_reads_pixels_has_the_rule_of_pixels():
     assert kinds == ["convolution", "pixel convolution"]
 
 
+def test_a_convolution_of_pixels_beside_features_has_the_rule_of_convolutions():
+    kinds = []
+
+    def spying(step, relevance):
+        kinds.append(step.kind)
+        return Epsilon()(step, relevance)
+
+    composite = chefer2021().with_rules(convolution=spying, pixel_convolution=spying)
+    convolutions = {"low": nn.Conv2d(1, 2, 1), "high": nn.Conv2d(3, 2, 1)}
+
+    def dense(m, x):
+        pixels = x[:, None]
+        return m.high(torch.cat([pixels, m.low(pixels)], dim=1))
+
+    relevance_of(dense, composite, **convolutions)
+
+    assert sorted(kinds) == ["convolution", "pixel convolution"]
+
+
 def test_a_convolution_above_the_pixels_shares_relevance_by_positive_contributions_in_chefer2021():
     convolution = nn.Conv2d(1, 3, 2).double()
 
