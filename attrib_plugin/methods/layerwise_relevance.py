@@ -32,8 +32,9 @@ class LayerwiseRelevance(InputRelevance):
     token ids they are sums over the embedding. ``matrix``, ``layer_attention`` and ``layer_rows`` do not exist for
     this method; ``layer_relevance`` gives tokens between blocks.
 
-    Cost: one forward pass and one backward pass to the input with about two products where a backward pass makes one.
-    Memory: activations of the forward pass. Ill-conditioned in float32: signs of whole branches can flip.
+    Cost: one forward pass and one backward pass to the input with three products where a backward pass makes one; with
+    ``against`` two of them. Memory: activations of the forward pass. Ill-conditioned in float32: signs of whole
+    branches can flip.
 
     Args:
         forward_func: As in :class:`AttentionAttribution`, with ``model``, ``readout``, ``grid``, ``prefix_tokens``.

@@ -53,7 +53,8 @@ class TransformerAttribution(AttentionAttribution):
 
     Cost: one forward pass, one backward pass for gradients and one for relevance, which makes three products where a
     backward pass makes one; tokens without relevance, as most are above the last attention, are left out. About 2.8
-    times a forward and backward pass on ViT-B/16 (``benchmarks/speed.py``). Memory: activations of the forward pass.
+    times a forward and backward pass on ViT-B/16 (``benchmarks/speed.py``); ``against`` takes a relevance pass more.
+    Memory: activations of the forward pass.
 
     Args:
         forward_func: As in :class:`AttentionAttribution`, with ``model``, ``readout``, ``grid``, ``prefix_tokens``.

@@ -67,10 +67,14 @@ class RelevanceGraph:
         # Hooks run where the session still sees every operation; our own are none of the model's.
         self._is_own = False
 
-    @property
-    def flows(self) -> list[Flow] | None:
-        """What passed every operation, from the score down; ``None`` without a ledger."""
-        return self._passage.flows
+    def flows_of_last_pass(self) -> list[Flow]:
+        """What passed every operation since the last call, from the score down; nothing without a ledger.
+
+        Returns:
+            One entry an operation.
+        """
+        flows, self._passage.flows = self._passage.flows, None if self._passage.flows is None else []
+        return flows or []
 
     @contextmanager
     def propagating(self) -> Iterator[None]:

@@ -107,6 +107,62 @@ def test_relevance_for_one_class_against_another_is_the_difference(method):
     assert_same(contrast, own - other, 1e-9)
 
 
+# Each class starts with a total of one, and rescaled sums hand on no more than the total: it is zero for a difference.
+
+
+def test_relevance_against_a_class_is_the_difference_where_sums_are_rescaled():
+    method = LayerwiseRelevance(BERT)
+    own, other = (method.attribute(IDS, t, forward_kwargs=MASK) for t in (TARGETS, 0))
+
+    contrast = method.attribute(**CALL, against=0)
+
+    assert_same(contrast, own - other, 1e-9)
+    assert contrast.abs().max() > 1e-2
+
+
+def test_attention_is_weighed_by_the_difference_of_relevance_and_of_gradients():
+    method = TransformerAttribution(BERT)
+    own, other = (method.head_relevance(IDS, t, forward_kwargs=MASK) for t in (TARGETS, 0))
+
+    found = method.head_relevance(**CALL, against=0)
+    matrices = method.layer_attention(**CALL, against=0)
+
+    def gradients(target: Any) -> tuple[Tensor, ...]:
+        with CaptureSession(BERT, gradients=True) as session:
+            logits = BERT(IDS, **MASK).logits
+            score = logits[torch.arange(3), target].sum()
+            at_outputs = session.output_gradients(score)
+            return tuple(g @ call.value.mT for g, call in zip(at_outputs, session.calls, strict=True))
+
+    slopes = [a - b for a, b in zip(gradients(TARGETS), gradients(0), strict=True)]
+    for layer, first, second, slope, matrix in zip(found, own, other, slopes, matrices, strict=True):
+        assert_same(layer, first - second, 1e-9)
+        assert_same(matrix, (slope * layer).clamp(min=0).mean(1), 1e-9)
+
+
+@pytest.mark.parametrize("method", [LayerwiseRelevance, TransformerAttribution])
+def test_a_function_that_returns_a_difference_is_explained_as_a_contrast(method):
+    def difference(ids: Tensor, **keywords: Any) -> Tensor:
+        logits = BERT(ids, **keywords).logits
+        return logits[torch.arange(3), TARGETS] - logits[:, 0]
+
+    found = method(difference, model=BERT).attribute(IDS, forward_kwargs=MASK)
+
+    assert_same(found, method(BERT).attribute(**CALL, against=0), 1e-12)
+
+
+def test_the_report_of_a_contrast_is_the_difference_of_reports():
+    method = LayerwiseRelevance(BERT)
+    own, other = (method.conservation(IDS, t, forward_kwargs=MASK) for t in (TARGETS, 0))
+
+    report = method.conservation(**CALL, against=0)
+
+    for (name, total), (_, first), (_, second) in zip(report.stages, own.stages, other.stages, strict=True):
+        torch.testing.assert_close(total, first - second, rtol=0, atol=1e-9, msg=name)
+    for (kind, received, _), (_, first, _), (_, second, _) in zip(report.kinds, own.kinds, other.kinds, strict=True):
+        torch.testing.assert_close(received, first - second, rtol=0, atol=1e-9, msg=kind)
+
+
 # ------------------------------------------------------------------------------------------- batches and padding
 
 

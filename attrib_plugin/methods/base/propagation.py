@@ -65,7 +65,7 @@ class Propagation:
         *,
         retain_graph: bool,
     ) -> PropagatedRelevance:
-        """Propagate the relevance of a score back; one backward pass.
+        """Propagate the relevance of a score back; one backward pass, or two where the score is a difference.
 
         Args:
             session: The session of the forward pass.
@@ -103,12 +103,18 @@ class Propagation:
         at_inputs = [source] if self.at_inputs else []
         at_blocks = [blocks[0].before, *(block.after for block in blocks)] if blocks else []
         places: list[Any] = [*at_calls, *at_inputs, *at_blocks]
-        starts = _starts(session, score, self.composite)
-        with graph.propagating():
-            found = torch.autograd.grad(session.outputs, places, starts, retain_graph=retain_graph, allow_unused=True)
-        if self.ledger is not None and graph.flows is not None:
-            self.ledger.extend(graph.flows)
-        at = [_at_least_float32(_defined(one, calls)) for one in found]
+        passes = _by_sign(_starts(session, score, self.composite), self.composite)
+        found: list[list[Tensor]] = []
+        flows: list[list[Flow]] = []
+        for remaining, starts in enumerate(passes, start=1 - len(passes)):
+            keep = retain_graph or remaining < 0
+            with graph.propagating():
+                arrived = torch.autograd.grad(session.outputs, places, starts, retain_graph=keep, allow_unused=True)
+            found.append([_at_least_float32(_defined(one, calls)) for one in arrived])
+            flows.append(graph.flows_of_last_pass())
+        if self.ledger is not None:
+            self.ledger.extend(_together(flows))
+        at = [sum(parts[1:], start=parts[0]) for parts in zip(*found, strict=True)]
         n_calls, n_inputs = len(at_calls), len(at_inputs)
         shares = tuple(
             _division(self.composite, call)(one, call.output.detach())
@@ -156,6 +162,31 @@ def _starts(session: CaptureSession, score: Tensor, composite: Composite) -> lis
     if composite.start == "one":
         return filled
     return [gradient * output.detach() for output, gradient in zip(session.outputs, filled, strict=True)]
+
+
+def _by_sign(starts: list[Tensor], composite: Composite) -> list[list[Tensor]]:
+    """What is propagated by itself: all, or what speaks for the score apart from what speaks against it.
+
+    Rescaled sums hand on no more than the total that they receive, which is zero for a score minus another. All other
+    rules are linear in relevance.
+    """
+    mixed = any((start > 0).any() for start in starts) and any((start < 0).any() for start in starts)
+    if not composite.is_delicate or not mixed:
+        return [starts]
+    return [[start.clamp(min=0) for start in starts], [start.clamp(max=0) for start in starts]]
+
+
+def _together(passes: Sequence[Sequence[Flow]]) -> list[Flow]:
+    """What passed the operations in passes over the same graph, as one pass."""
+    return [
+        Flow(
+            kind=of_one[0].kind,
+            module=of_one[0].module,
+            received=sum(flow.received for flow in of_one[1:]) + of_one[0].received,
+            passed=sum(flow.passed for flow in of_one[1:]) + of_one[0].passed,
+        )
+        for of_one in zip(*passes, strict=True)
+    ]
 
 
 def _division(composite: Composite, call: AttentionCall) -> Stabilizer:
