@@ -33,7 +33,10 @@ def token_to_token(calls: tuple[AttentionCall, ...], *, allow_pooling: bool) -> 
     if other:
         remedy = " Say what it reads with readout=weights." if other[0].kind == "pool" and not allow_pooling else ""
         if any(call.kind == "cross" for call in other):
-            remedy = " If this is an encoder with a decoder, EncoderDecoderRelevance follows its cross-attention."
+            remedy = (
+                " If this is an encoder with a decoder, EncoderDecoderRelevance follows its cross-attention. If keys "
+                "of earlier tokens come from a cache or a trained prefix, give all tokens as inputs in their place."
+            )
         raise UnsupportedAttentionError(
             f"{other[0].name!r} is {other[0].kind} attention ({len(other)} of {len(calls)} calls); this method follows "
             f"self-attention over one sequence of tokens.{remedy}"

@@ -224,6 +224,7 @@ class ImageTextRelevance(AttentionAttribution):
             grid=self.grid,
             prefix_tokens=self.prefix_tokens,
             internal_batch_size=options.get("internal_batch_size"),
+            max_chunk_bytes=self.max_chunk_bytes,
         )
 
     def _evidence(self, block: RowBlock) -> Tensor:

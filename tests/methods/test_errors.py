@@ -146,6 +146,23 @@ def test_a_mask_for_another_number_of_tokens_is_refused(method, name):
         method(BERT).attribute(IDS, forward_kwargs={name: torch.ones(3, 3, dtype=torch.long)})
 
 
+@every_method
+def test_a_cache_of_earlier_keys_is_refused_and_stays_as_it_is(method):
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    cache.update(torch.zeros(3, 4, 2, 8), torch.zeros(3, 4, 2, 8), 0)
+
+    # Newer versions of transformers have the shorter name too.
+    for name in ("past_key_values", "cache"):
+        with pytest.raises(
+            InputError, match=rf"forward_kwargs\['{name}'\] is a cache of keys.*Give all tokens as inputs"
+        ):
+            method(BERT).attribute(IDS, forward_kwargs={name: cache})
+
+    assert cache.get_seq_length() == 2
+
+
 # Models.
 
 

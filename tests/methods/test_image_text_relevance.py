@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
+import PIL.Image as PIL
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch.testing import assert_close
 
 from attrib_plugin import GradientRollout, ImageTextRelevance
 from attrib_plugin.errors import InputError, TargetError, UnknownModelError, UnsupportedAttentionError
+from attrib_plugin.methods.base import layers
 
 TOWER = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
 END, LENGTH = 59, 9
@@ -228,6 +231,24 @@ def test_pairs_of_a_batch_do_not_mix():
             assert_same(together[part][one], method.attribute((IMAGES[one], TEXTS[one]))[part])
 
 
+def test_the_size_of_a_block_is_kept_to_in_both_towers_and_changes_no_map(monkeypatch):
+    sizes = []
+
+    def noted(*arguments: Any, max_chunk_bytes: int, **options: Any) -> Any:
+        sizes.append(max_chunk_bytes)
+        return planned(*arguments, max_chunk_bytes=max_chunk_bytes, **options)
+
+    planned = layers.extents
+    monkeypatch.setattr(layers, "extents", noted)
+
+    found = ImageTextRelevance(clip(), max_chunk_bytes=500).attribute((IMAGES, TEXTS))
+
+    assert set(sizes) == {500}
+    monkeypatch.undo()
+    for part, expected in zip(found, ImageTextRelevance(clip()).attribute((IMAGES, TEXTS)), strict=True):
+        assert_same(part, expected)
+
+
 def test_padding_after_the_end_of_text_changes_no_map():
     method = ImageTextRelevance(clip())
     mask = (torch.arange(LENGTH) <= ENDS[:, None]).long()
@@ -378,6 +399,35 @@ def test_models_of_open_clip_need_no_argument(kind):
     assert patches.shape == (3, 1, 3, 4)
     assert_same(patches, GradientRollout(score, model=model.visual).attribute(wide, return_input_shape=False))
     assert (words > 0).equal(torch.arange(LENGTH) <= ENDS[:, None])
+
+
+def test_images_that_open_clip_has_padded_are_explained_with_their_padding():
+    transform = pytest.importorskip("open_clip.transform").image_transform
+    build = pytest.importorskip("open_clip.model").CLIP
+    model = seeded(
+        build(
+            16,
+            dict(layers=2, width=32, head_width=8, patch_size=8, image_size=24),
+            dict(context_length=LENGTH, vocab_size=60, width=32, heads=4, layers=2),
+        )
+    )
+    # A wide picture of 24 x 8 pixels, padded above and below to 24 x 24, beside one that needs no padding.
+    picture = PIL.fromarray(np.random.default_rng(0).integers(0, 255, (8, 24, 3), dtype=np.uint8))
+    square = PIL.fromarray(np.random.default_rng(1).integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    padding = transform(24, is_train=False, resize_mode="longest", fill_color=0)
+    padded = torch.stack([padding(one) for one in (picture, square)]).double()
+    method = ImageTextRelevance(model)
+
+    pixels, words = method.attribute((padded, TEXTS[:2]))
+
+    # The towers have no mask of patches: what was padded is seen like any other patch.
+    assert padded[0, :, :8].flatten(1).std(1).max() < 1e-6 < padded[0, :, 8:16].std()
+    assert pixels.shape == padded.shape
+    assert pixels[0, 0, :8].any()
+    for pair in range(2):
+        alone = method.attribute((padded[pair : pair + 1], TEXTS[pair : pair + 1]))
+        assert_same(pixels[pair], alone[0][0])
+        assert_same(words[pair], alone[1][0])
 
 
 # ------------------------------------------------------------------------------------- the user's model, and errors

@@ -451,3 +451,24 @@ def test_the_warning_about_silent_relevance_points_at_the_line_of_the_caller():
         GradientRollout(BERT).attribute(**CLASS_CALL, against=TARGETS)
 
     assert [warning.filename for warning in seen] == [__file__]
+
+
+# What the model does beside.
+
+
+ONE_SEQUENCE = [
+    method for method in METHODS if method.__name__ not in ("EncoderDecoderRelevance", "ImageTextRelevance")
+]
+
+
+@pytest.mark.parametrize("method", ONE_SEQUENCE, ids=lambda method: method.__name__)
+def test_a_cache_that_the_model_makes_for_itself_changes_no_map(method):
+    llama, (ids, mask) = tiny_model("llama").model, tiny_input("llama")
+    target = {"target": TARGETS} if method.needs_gradients else {}
+
+    def relevance(use_cache: bool) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumericsWarning)
+            return method(llama).attribute(ids, forward_kwargs={**mask, "use_cache": use_cache}, **target)
+
+    assert torch.equal(relevance(True), relevance(False))

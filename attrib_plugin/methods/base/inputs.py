@@ -127,6 +127,7 @@ def check_input(
         raise UnsupportedAttentionError(f"{type(member.module).__name__} cannot be explained: {reason}")
     tensor = _only_tensor(inputs)
     _check_values(tensor)
+    _check_no_cache(forward_kwargs or {})
     _check_against_model(tensor, forward_kwargs or {}, member)
     _check_keywords(forward_kwargs or {}, tensor)
     return ModelInput(
@@ -259,6 +260,17 @@ def _embedding_of(module: nn.Module) -> nn.Module | None:
         return None
 
 
+def _check_no_cache(keywords: Mapping[str, Any]) -> None:
+    # Models add to a cache while they run, so it must not reach them: the user's would be longer afterwards.
+    for name in ("past_key_values", "cache"):
+        given = keywords.get(name)
+        if given is not None and (name == "past_key_values" or hasattr(given, "get_seq_length")):
+            raise InputError(
+                f"forward_kwargs[{name!r}] is a cache of keys, whose tokens are not among the inputs and could have no "
+                "relevance. Give all tokens as inputs, and no cache."
+            )
+
+
 def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
     for name, value in keywords.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
@@ -270,9 +282,9 @@ def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
                 f"forward_kwargs[{name!r}] has {len(value)} rows for {len(inputs)} samples. NoiseTunnel repeats "
                 "samples but not this keyword: give such tensors as additional_forward_args, which it does repeat."
             )
-        # Some models pad a short mask themselves, and so take real tokens for padding. A cache has tokens of its own.
+        # Some models pad a short mask themselves, and so take real tokens for padding.
         is_by_token = name in ("attention_mask", "token_type_ids") and value.dim() == 2 and inputs.dim() < 4
-        if is_by_token and value.shape[1] != inputs.shape[1] and "past_key_values" not in keywords:
+        if is_by_token and value.shape[1] != inputs.shape[1]:
             raise InputError(
                 f"forward_kwargs[{name!r}] is for {value.shape[1]} tokens, but the input has {inputs.shape[1]}."
             )
