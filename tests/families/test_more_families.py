@@ -25,6 +25,8 @@ ONE_NAME = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positi
 
 def classifier(stem, task="SequenceClassification", **settings):
     torch.manual_seed(0)
+    if not hasattr(transformers, f"{stem}Config"):
+        pytest.skip(f"transformers {transformers.__version__} has no {stem}")
     config = getattr(transformers, f"{stem}Config")(**settings)
     return getattr(transformers, f"{stem}For{task}")(config).eval().double()
 
@@ -56,7 +58,7 @@ LIMITED = [
 
 @pytest.mark.parametrize(("stem", "settings", "longest"), LIMITED)
 def test_the_longest_text_is_run_and_one_token_more_is_an_error_before_the_model_runs(stem, settings, longest):
-    model = classifier(stem, **settings)
+    model = classifier(stem, **settings).float()  # MPT's mask of transformers 4 overflows in float64
 
     assert AttentionRollout(model).attribute(torch.full((1, longest), 7)).isfinite().all()
     with pytest.raises(InputError, match=f"takes at most {longest} tokens, found {longest + 1}"):
