@@ -2,6 +2,7 @@
 
 from attrib_plugin.capture.activations import ActivationTap, find_layer, tapped
 from attrib_plugin.capture.attention import CapturedAttention, CapturedCall, capture_attention
+from attrib_plugin.capture.checkpoints import without_checkpoints
 from attrib_plugin.capture.reading import (
     call_gradient,
     call_padding,
@@ -39,4 +40,5 @@ __all__ = [
     "tapped",
     "token_to_token",
     "visible_keys",
+    "without_checkpoints",
 ]

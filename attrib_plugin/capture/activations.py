@@ -55,7 +55,8 @@ class ActivationTap:
             what = "the layer gave no floating tensor" if self._layer else "no module takes the tokens it attends over"
             raise CaptureError(
                 f"Found no tokens (batch, token, dim) to weigh: {what}, or it did not run with gradients. Name a layer "
-                "that ran: layer=module or layer='dotted.name'."
+                "that ran: layer=module or layer='dotted.name'. Reentrant checkpointing takes gradients away: "
+                "model.gradient_checkpointing_disable()."
             )
         if not score.requires_grad:
             raise CaptureError("The explained score has no graph to this layer: compute it inside the session.")

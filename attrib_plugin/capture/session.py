@@ -147,7 +147,8 @@ class CaptureSession:
         if not score.requires_grad:
             raise CaptureError(
                 "The explained score does not depend on any captured attention: its graph is missing. Expected a "
-                "differentiable function of the model's output, computed inside the session."
+                "differentiable function of the model's output, computed inside the session, of a model without "
+                "torch.no_grad or reentrant activation checkpointing (model.gradient_checkpointing_disable())."
             )
         wanted = [self._nodes[call.index] for call in calls]
         nodes = [node for node in wanted if node is not None]

@@ -18,6 +18,7 @@ from attrib_plugin.capture import (
     n_tokens,
     pooling_weights,
     token_to_token,
+    without_checkpoints,
 )
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
@@ -182,6 +183,7 @@ def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callabl
         graph, given = propagation.begin(given) if propagation else (None, given)
     windowed = subject.member.family.windowed
     with (
+        without_checkpoints(),
         CaptureSession(subject.model, gradients=gradients, follow_positions=windowed, interpreter=graph) as session,
         (demand.tap or _no_tap)(session) as tapped,
     ):
