@@ -35,6 +35,13 @@ _KEEPS = {
 }  # fmt: skip
 _NORMS = {"layer_norm", "rms_norm"}
 
+# What a user can do about calls whose tokens are not found.
+EVAL_FIRST = "The model is in training mode, where whole branches are dropped at random. Call model.eval() first."
+NOT_FOLLOWED = (
+    "Tokens are followed from the patch embedding through the operations that Swin models use. Explain a model with "
+    "attention over all tokens, or read single windows with capture_attention(model)."
+)
+
 
 class Lost:
     """Stands for positions that could not be followed.

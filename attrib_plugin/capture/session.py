@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from attrib_plugin.capture.interpreter import Interpreter
 from attrib_plugin.capture.mode import AttentionMode
-from attrib_plugin.capture.positions import PositionTracker
+from attrib_plugin.capture.positions import EVAL_FIRST, NOT_FOLLOWED, PositionTracker
 from attrib_plugin.capture.scope import entered, innermost, install_hooks
 from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
 from attrib_plugin.capture.state import (
@@ -115,9 +115,8 @@ class CaptureSession:
         if self.positions is not None and (faults := self.positions.faults):
             raise UnsupportedAttentionError(
                 f"It is not known where the tokens of {len(faults)} of {len(self._calls)} attention calls of "
-                f"{type(self.model).__name__} are in the image (first: {faults[0]}). Tokens are followed from the "
-                "patch embedding through the operations that Swin models use. Explain a model with attention over all "
-                "tokens, or read single windows with capture_attention(model)."
+                f"{type(self.model).__name__} are in the image (first: {faults[0]}). "
+                + (EVAL_FIRST if self._in_training else NOT_FOLLOWED)
             )
         return tuple(self._calls)
 

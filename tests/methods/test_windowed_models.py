@@ -31,7 +31,7 @@ from attrib_plugin import (
     RawAttention,
     capture_attention,
 )
-from attrib_plugin.errors import InputError, UnknownModelError, UnsupportedAttentionError
+from attrib_plugin.errors import InputError, TrainingModeWarning, UnknownModelError, UnsupportedAttentionError
 from attrib_plugin.methods.base import layers
 
 pytest.importorskip("timm")
@@ -364,3 +364,14 @@ def test_maximum_pooling_is_asked_about():
         AttentionRollout(model).attribute(images(1, (24, 40)))
 
     assert AttentionRollout(model, readout="mean").attribute(images(1, (24, 40))).any()
+
+
+def test_a_model_in_training_mode_is_told_to_leave_it():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("swin_tiny_patch4_window7_224", img_size=56, depths=(1, 1), num_heads=(2, 4)).train()
+
+    with (
+        pytest.warns(TrainingModeWarning),
+        pytest.raises(UnsupportedAttentionError, match=r"in training mode, .* Call model\.eval\(\) first"),
+    ):
+        AttentionRollout(model).attribute(torch.randn(2, 3, 56, 56))
