@@ -157,8 +157,8 @@ class CaptureSession:
         if cut:
             raise UnsupportedAttentionError(
                 f"The explained score does not depend on {len(cut)} of {len(calls)} attention calls (first: "
-                f"{cut[0]!r}), so their gradient would be silently zero. Does forward use torch.no_grad, .detach() "
-                "or a branch that is not part of this output?"
+                f"{cut[0]!r}), so their gradient would be silently zero. Does forward use torch.no_grad, .detach(), "
+                "quantised layers (use AttentionRollout, without gradients) or a branch that this output does not use?"
             )
         return tuple(gradient for gradient in gradients if gradient is not None)
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: rollout reads through it, methods with gradients say how to go on without it."""
+"""What has no gradients, checkpointed or quantised: rollout reads it, other methods say how to go on without."""
 
 import pytest
 import torch
@@ -95,4 +95,17 @@ def test_an_error_of_the_model_inside_a_checkpoint_stays_its_own():
     model.blocks[0].out = nn.Linear(7, 8).double()
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        GradientRollout(model, readout="cls").attribute(IDS, target=1)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.ao:DeprecationWarning",
+    "ignore:torch.quantize_per_tensor:UserWarning",
+    "ignore:quantized:UserWarning",
+)
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no quantised linear layers")
+def test_quantised_layers_are_named_where_gradients_are_missing():
+    model = torch.ao.quantization.quantize_dynamic(model_of(None).float(), {nn.Linear}, dtype=torch.qint8)
+
+    with pytest.raises(AttributionError, match=r"quantised layers .use AttentionRollout"):
         GradientRollout(model, readout="cls").attribute(IDS, target=1)
