@@ -1,4 +1,4 @@
-"""Tables and plots of ``docs/explanation/which-map-can-be-trusted.md``, out of ``faithfulness.json``.
+"""Tables and plots of ``docs/explanation/which-map-can-be-trusted.md``, out of ``faithfulness*.json``.
 
     python benchmarks/faithfulness_page.py
 
@@ -13,7 +13,9 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from faithfulness_ablation import RESULTS, ablation_photo, ablation_signed
 from faithfulness_methods import BASELINES
 from faithfulness_plots import draw
 from faithfulness_published import published
@@ -150,6 +152,10 @@ def failures(summary: Summary) -> str:
     return "\n".join(found) if found else "No method failed."
 
 
+def _ablation() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
 BLOCKS: dict[str, Callable[[Summary], str]] = {
     "setting": setting,
     "srg": srg,
@@ -157,6 +163,8 @@ BLOCKS: dict[str, Callable[[Summary], str]] = {
     "localisation": localisation,
     "against": against,
     "published": published,
+    "ablation-photo": lambda _: ablation_photo(_ablation()),
+    "ablation-signed": lambda _: ablation_signed(_ablation()),
     "removal": removal,
     "plausibility": plausibility,
     "sanity": sanity,

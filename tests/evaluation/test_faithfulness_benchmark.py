@@ -157,6 +157,32 @@ def test_published_figures_stand_beside_ours_with_the_agreement_of_the_orders(be
     assert lines[-1] == "| *agreement of the orders* |  | *+0.50 (3)* |"
 
 
+def test_ablations_remove_as_the_benchmark_does(benchmarks):
+    task = tiny_task(benchmarks, steps=2)
+    maps = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    found = benchmarks("faithfulness_ablation").areas(task, maps)
+
+    single, _ = benchmarks("faithfulness_metrics").score_maps(task, "random", maps, lambda *_, **__: maps)
+    for name in ("MIF", "LIF"):
+        assert found[name] == pytest.approx(single[f"{name} area"].tolist(), abs=1e-4)
+
+
+def test_falls_without_single_patches_of_a_linear_model(benchmarks):
+    task = tiny_task(benchmarks)
+    asked = torch.tensor([[True, True], [False, False]]).expand(4, 1, 2, 2)
+    signed = torch.tensor([[1.0, -1.0], [0.0, -2.0]]).expand(4, 1, 2, 2)  # lowest are patch 1 and patch 3
+
+    found = benchmarks("faithfulness_ablation").single_patches(task, signed, asked)
+
+    # With zeros as fill, the fall without a patch is its share of the sum.
+    shares = (task.inputs[:, 0] * task.model[1].weight[task.targets].reshape(-1, 4, 4)).reshape(4, 2, 2, 2, 2)
+    patch = shares.sum((2, 4)).flatten(1)  # (B, patch)
+    torch.testing.assert_close(found["on the asked digit: most against"], patch[:, 1])
+    torch.testing.assert_close(found["elsewhere: most against"], patch[:, 3])
+    torch.testing.assert_close(found["on the asked digit: all"], patch[:, :2].mean(1))
+
+
 def test_the_page_shows_the_summary_that_is_there(benchmarks):
     page = benchmarks("faithfulness_page")
     summary = json.loads((ROOT / "benchmarks" / "faithfulness.json").read_text(encoding="utf-8"))
