@@ -1,6 +1,6 @@
 """Why two orderings of ``faithfulness.py`` come out otherwise: its protocol on variants, with paired differences.
 
-    python benchmarks/faithfulness_ablation.py              # what is not measured yet; ten minutes of one core for all
+    python benchmarks/faithfulness_ablation.py              # what is not measured yet; seven minutes of a core for all
     python benchmarks/faithfulness_ablation.py --fresh --task digits
     python benchmarks/faithfulness_page.py                  # the tables of the documentation
 
@@ -33,6 +33,7 @@ from torch import Tensor
 
 from attrib_plugin import AttentionRollout, GradientRollout, TransformerAttribution
 from attrib_plugin.evaluation import mean_interval, perturbation_curve
+from attrib_plugin.functional import gradient_weighted_attention
 from attrib_plugin.propagation.composites import chefer2021
 from attrib_plugin.propagation.rules import Summands
 
@@ -49,6 +50,13 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class UnsignedRelevance(TransformerAttribution):
+    """The size of relevance in place of relevance: the gradient alone decides which pairs count."""
+
+    def _evidence(self, block: Any) -> Tensor:
+        return gradient_weighted_attention(block.relevant.abs(), block.weighted[1], sign="positive")[None]
+
+
 PROPORTIONAL = chefer2021().with_rules(sum=Summands("proportional"))
 PHOTO: dict[str, Variant] = {
     "AttentionRollout": Variant(AttentionRollout),
@@ -56,6 +64,7 @@ PHOTO: dict[str, Variant] = {
     "TransformerAttribution": Variant(TransformerAttribution),
     "TransformerAttribution, proportional sums": Variant(TransformerAttribution, {"composite": PROPORTIONAL}),
     "TransformerAttribution, relevance alone": Variant(TransformerAttribution, {"weighting": "none"}),
+    "TransformerAttribution, relevance without its sign": Variant(UnsignedRelevance),
     "TransformerAttribution, from layer 6": Variant(TransformerAttribution, {"start_layer": 6}),
     "GradientRollout, from layer 6": Variant(GradientRollout, {"start_layer": 6}),
 }
