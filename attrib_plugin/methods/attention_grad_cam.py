@@ -98,7 +98,7 @@ class AttentionGradCam(AttentionAttribution):
         cam = self._cam(layer, layout)
         if self.stretch == "matrix":
             return readout @ min_max(layer.matrix(cam), (-2, -1))
-        row = layer.times(readout, cam)
+        row = layer.times(readout, cam, needs_all_keys=self.weights == "row")
         return min_max(row, counted=input_tokens(layout)[:, None]) if self.stretch == "row" else row
 
     def _cam(self, layer: AttentionLayer, layout: TokenLayout) -> Callable[[RowBlock], Tensor]:
@@ -111,8 +111,7 @@ class AttentionGradCam(AttentionAttribution):
 
         def cam(block: RowBlock) -> Tensor:
             probs, gradients = block.weighted
-            of_block = counted[block.samples][..., block.keys]
-            return attention_grad_cam(probs, masked_mean(gradients, of_block)[..., None], sign=self.sign)
+            return attention_grad_cam(probs, masked_mean(gradients, counted[block.samples])[..., None], sign=self.sign)
 
         return cam
 

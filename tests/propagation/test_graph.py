@@ -177,7 +177,7 @@ def test_the_ledger_says_what_every_operation_received_and_passed_on(model):
 
     at_input = found.relevance(target(found.output))
 
-    flows = found.graph.flows
+    flows = found.graph.flows_of_last_pass()
     assert [(flow.kind, flow.module) for flow in flows[:3]] == [
         ("linear", ""),
         ("sum", "blocks.1"),
@@ -197,8 +197,15 @@ def test_gradients_are_not_written_down(model):
 
     found.gradient(target(found.output))
 
-    assert found.graph.flows == []
-    assert run(model, tokens(), chefer2021()).graph.flows is None
+    assert found.graph.flows_of_last_pass() == []
+
+
+def test_nothing_is_written_down_without_a_ledger(model):
+    found = run(model, tokens(), chefer2021())
+
+    found.relevance(target(found.output))
+
+    assert found.graph.flows_of_last_pass() == []
 
 
 # ------------------------------------------------------------------------------------------- what it leaves behind

@@ -101,7 +101,6 @@ UNKNOWN = {
     "Tensor.index_add": lambda m, x: m.first(x).index_add(0, torch.tensor([0, 0]), m.second(x)[:2]),
     "Tensor.exp_": lambda m, x: m.first(x).exp_(),
     "einsum": lambda m, x: torch.einsum("btd,btd,btd->bt", m.first(x), x, x),
-    "torch.baddbmm": lambda m, x: torch.baddbmm(m.first(x), x, m.first.weight.expand(B, D, D)),
     "torch.addmm": lambda m, x: torch.addmm(m.first.bias, x[0], m.first.weight, alpha=2),
     "torch.view_as_complex": lambda m, x: torch.view_as_complex(m.first(x).unflatten(-1, (3, 2)).contiguous()).real,
 }

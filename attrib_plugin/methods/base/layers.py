@@ -101,7 +101,12 @@ class AttentionLayer:
         return AttentionLayer(self._records, position, max_chunk_bytes=self._max_chunk_bytes)
 
     def times(
-        self, weights: Float[Tensor, "... token"], matrix: LayerMatrix, *, averages_heads: bool = False
+        self,
+        weights: Float[Tensor, "... token"],
+        matrix: LayerMatrix,
+        *,
+        averages_heads: bool = False,
+        needs_all_keys: bool = False,
     ) -> Float[Tensor, "... token"]:
         """Row vectors times the layer's matrix; only rows with a weight are computed.
 
@@ -111,6 +116,7 @@ class AttentionLayer:
                 no attention is zero, or the row's own.
             averages_heads: Whether the result is the mean over heads of what it would be for each of them, so that
                 some heads can be taken at a time. It need not be where a mask hides other keys from each head.
+            needs_all_keys: Whether the formula looks at gradients of keys that a row cannot attend to.
 
         Returns:
             ``weights @ matrix``, of the shape that broadcasting gives.
@@ -120,7 +126,7 @@ class AttentionLayer:
         weighted_rows = weights.reshape(-1, weights.shape[-1]).ne(0).any(0)
         rows = None if weighted_rows.all() else as_slice(weighted_rows.nonzero().squeeze(-1))
         total: Tensor | None = None
-        for part, block in self._parts(rows, averages_heads=averages_heads):
+        for part, block in self._parts(rows, averages_heads=averages_heads, needs_all_keys=needs_all_keys):
             chosen = columns_of(weights[..., block.samples, :, :], part.rows)
             formed = matrix(block)
             product = chosen.to(formed.dtype) @ formed
@@ -216,7 +222,12 @@ class AttentionLayer:
         return (block for _, block in self._parts(None, cut_samples=False))
 
     def _parts(
-        self, rows: Tensor | slice | None, *, cut_samples: bool = True, averages_heads: bool = False
+        self,
+        rows: Tensor | slice | None,
+        *,
+        cut_samples: bool = True,
+        averages_heads: bool = False,
+        needs_all_keys: bool = False,
     ) -> Iterator[tuple[Part, RowBlock]]:
         """Blocks of the rows that are wanted, with which part of the layer they are."""
         call, sizes = self._call, self._sizes(rows)
@@ -236,7 +247,8 @@ class AttentionLayer:
                 one[extent.samples, extent.heads] if can_cut and one is not None else one
                 for one in (self._output_gradient, self._output_share)
             ]
-            keys = visible_keys(some, at_rows) if can_cut and isinstance(at_rows, slice) else None
+            leaves_out = can_cut and not needs_all_keys
+            keys = visible_keys(some, at_rows) if leaves_out and isinstance(at_rows, slice) else None
             gradients, shares = (None if one is None else call_gradient(some, one, at_rows, keys) for one in through)
             probs = call_probabilities(some, at_rows, keys)
             block = RowBlock(
