@@ -15,7 +15,8 @@ from typing import Any
 import timm
 import torch
 import transformers
-from model_proofs import LENGTHS, Case
+from model_proofs import LENGTHS
+from open_attention import Case
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
@@ -49,14 +50,22 @@ _SMALL = {
     "eos_token_id": 3,
 }
 
+_WINDOWED = ("donut-swin", "swin", "swinv2")
+# Maps of odd sizes in three stages, so that windows and merged squares are padded; the last is as high as a window, or
+# lower, so that windows are cut and not shifted.
+_SWIN = {"depths": [2, 2, 2], "num_heads": [2, 4, 4], "embed_dim": _WIDTH, "window_size": 3, "patch_size": 4}
+_SWIN_IMAGE = (44, 84)
+_TIMM_SWIN = {**_SWIN, "window_size": ((3, 3), (4, 4), (5, 5)), "img_size": (52, 196)}
 _TORCH_ATTENTION = ("MultiheadAttention", "Softmax", "TransformerEncoderLayer", "TransformerDecoderLayer")
 _LATENT = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "head_dim": 8, "num_key_value_heads": _HEADS}
 _LATENT |= {"kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1, "topk_group": 1}
 _ROTARY = {"rope_theta": 1e4, "rope_type": "default"}
 _LAYER_TYPES = ["full_attention", "linear_attention", "full_attention"]
+_SHARED_LAYERS = ["hybrid", "linear_attention", "hybrid"]  # with weights of one attention block for both
 # What the general small values do not fit, by the model type of a configuration.
 _SPECIAL: dict[str, dict[str, Any]] = {
-    **{kind: _LATENT for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3", "mistral4")},
+    **{kind: _LATENT for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3")},
+    "mistral4": {**_LATENT, "head_dim": 16},  # of both parts of a query; half of it turns
     "cohere_compass_text": {
         "num_key_value_heads": _HEADS,
         "rope_parameters": {"full_attention": _ROTARY, "sliding_attention": _ROTARY},
@@ -67,8 +76,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "layoutlmv3": {"coordinate_size": 4, "shape_size": 8, "input_size": 32, "patch_size": 8},
     **{kind: {"decoder_start_token_id": 0} for kind in ("mt5", "t5", "umt5")},
+    **{kind: _SWIN for kind in _WINDOWED},
     **{kind: {"layer_types": _LAYER_TYPES} for kind in ("qwen3_5_text", "qwen3_next")},
     "xmod": {"default_language": "en_XX"},
+    **{kind: {"layers_block_type": _SHARED_LAYERS} for kind in ("zamba", "zamba2")},
 }
 
 
@@ -217,22 +228,27 @@ def cases(library: str, name: str, implementation: str) -> Iterator[tuple[str, C
 @contextmanager
 def _undrawn(*also: str) -> Iterator[None]:
     """Libraries draw truncated normals, which takes longer than all the proofs; they are drawn anew anyway."""
-    own = {name: getattr(torch.Tensor, name) for name in ("erfinv_", "uniform_", "normal_", *also)}
-    for name in own:
-        setattr(torch.Tensor, name, lambda tensor, *args, **keywords: tensor)
+    homes = [(torch.Tensor, name) for name in ("erfinv_", "uniform_", "normal_", *also)]
+    # It draws until everything is within its bounds, and what is not drawn never is.
+    homes.append((nn.init, "_no_grad_trunc_normal_"))
+    own = [getattr(home, name) for home, name in homes]
+    for home, name in homes:
+        setattr(home, name, lambda tensor, *args, **keywords: tensor)
     try:
         yield
     finally:
-        for name, function in own.items():
-            setattr(torch.Tensor, name, function)
+        for (home, name), function in zip(homes, own, strict=True):
+            setattr(home, name, function)
 
 
 def _draw_weights(model: nn.Module) -> None:
     # Large models are filled from one long draw again and again, each parameter from another place.
     drawn = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
     for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
+        is_bias = name.endswith("bias")
         # Norms that end a branch of a convolutional stem begin at zero; at one, every patch would see the whole image.
-        if not parameter.is_floating_point() or (parameter.dim() == 1 and "backbone" in name):
+        # Only they have been filled: see `_undrawn`.
+        if not parameter.is_floating_point() or (parameter.dim() == 1 and "backbone" in name and not is_bias):
             continue
         repeats = parameter.numel() // len(drawn) + 2
         noise = drawn.repeat(repeats)[7919 * number % len(drawn) :][: parameter.numel()].reshape(parameter.shape)
@@ -240,7 +256,7 @@ def _draw_weights(model: nn.Module) -> None:
         with torch.no_grad():
             if fan_in:
                 parameter.copy_(noise * (1.5 / fan_in**0.5) if "embed" not in name or fan_in > 3 * _WIDTH else noise)
-            elif parameter.dim() == 1 and not name.endswith("bias"):
+            elif parameter.dim() == 1 and not is_bias:
                 parameter.copy_(1 + 0.1 * noise)
             else:
                 parameter.copy_(0.3 * noise)
@@ -254,7 +270,7 @@ def _timm_attempts(name: str) -> Iterator[tuple[str, Any]]:
     if whole is None:
         raise CannotBuildError("the constructor fails on the meta device")
     size = resolve_model_data_config(whole)["input_size"]
-    for reduction in _reductions(name, _patch_of(whole)):
+    for reduction in _reductions(name, _patch_of(whole), find_member(whole).family.windowed):
         height, width = reduction.get("img_size", size[1:])
 
         def build(
@@ -277,8 +293,11 @@ def _timm_attempts(name: str) -> Iterator[tuple[str, Any]]:
         yield ", ".join(f"{key}={value}" for key, value in reduction.items()) or "whole", build
 
 
-def _reductions(name: str, patch: tuple[int, int] | None) -> Iterator[dict[str, Any]]:
+def _reductions(name: str, patch: tuple[int, int] | None, is_windowed: bool) -> Iterator[dict[str, Any]]:
     """Smaller settings that the constructor may take, smallest first; the last is the model as it is."""
+    if is_windowed:
+        yield _TIMM_SWIN
+        return
     shallow: dict[str, Any] = {"depth": _LAYERS}
     # Some merge 2 x 2 or 3 x 3 patches behind the last layer, so that 3 x 5 of them do not come out even.
     for rows, columns in ((3, 5), (6, 12)) if patch is not None else ():
@@ -294,7 +313,7 @@ def _reductions(name: str, patch: tuple[int, int] | None) -> Iterator[dict[str, 
 
 
 def _patch_of(model: nn.Module) -> tuple[int, int] | None:
-    """Only plain transformers are shown small images: windows would cover them whole."""
+    """Only plain transformers are shown few patches: other windows would cover them whole."""
     family = find_member(model).family
     size = family.patch_size(model) if family.name.startswith("timm") else None
     return None if size is None else (int(size[0]), int(size[1]))
@@ -308,6 +327,8 @@ def _transformers_attempts(name: str) -> Iterator[tuple[str, Any]]:
     model_class = getattr(transformers, class_name)
     is_image = "ImageClassification" in class_name
     sizes: list[Any] = [(24, 40), 32, None] if is_image else [None]
+    if model_class.config_class.model_type in _WINDOWED:
+        sizes = [_SWIN_IMAGE]
     for reduced in (True, False):
         for image_size in sizes:
 

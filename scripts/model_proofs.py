@@ -1,152 +1,22 @@
 """The proofs that a model must pass before the sweep says that it works.
 
-Everything here is checked against attention computed in the open: `OpenAttention` replaces the fused function and the
-softmax of torch by ones that keep their probabilities in the graph, so that autograd gives the gradients. It shares no
-code with the package's capture.
+Everything is checked against `OpenAttention`. What holds between tokens of a whole image is checked in
+`windowed_proofs` for models that attend within windows.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from open_attention import Case, OpenAttention, agree
+from torch import Tensor
+from windowed_proofs import failed_windowed_proofs
 
 from attrib_plugin import AttentionRollout, GradientRollout, capture_attention
 from attrib_plugin.errors import AttributionError, CaptureError
-from attrib_plugin.methods.base import unwrap_output
+from attrib_plugin.families import find_member
 
-RELATIVE = 1e-3
-"""Tolerance, relative to the largest entry: models run in float32."""
 LENGTHS = (7, 4, 6)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One model and one batch of inputs.
-
-    Attributes:
-        model: The model, in evaluation mode.
-        inputs: Images, or token ids padded to ``LENGTHS``.
-        keywords: Keyword arguments of the model, one row a sample.
-        options: Constructor options of the methods.
-    """
-
-    model: nn.Module
-    inputs: Tensor
-    keywords: Mapping[str, Tensor] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def run(self, inputs: Tensor | None = None) -> Tensor:
-        """Scores of the model for its own or for other inputs."""
-        return unwrap_output(self.model(self.inputs if inputs is None else inputs, **self.keywords))
-
-    @property
-    def target(self) -> Any:
-        """Class 1, or the second entry on every axis after the batch."""
-        with torch.no_grad():
-            axes = self.run().dim() - 1
-        return 1 if axes == 1 else (1,) * axes
-
-    def score(self, output: Tensor) -> Tensor:
-        """The sum over samples of what ``target`` selects."""
-        return output[(slice(None), *([1] * (output.dim() - 1)))].sum()
-
-
-class OpenAttention:
-    """Attention whose probabilities stay in the graph, for every model run inside the block.
-
-    Args:
-        edit: Given the number of a call and its probabilities, returns those to use instead.
-
-    Attributes:
-        probabilities: Of every call, in order.
-        tokens: What each token alone decides in every call (batch, token, feature): its query, or its score for
-            itself.
-        places: The same, but beside the score for the first token, since some models shift all scores of a row.
-    """
-
-    def __init__(self, edit: Callable[[int, Tensor], Tensor] = lambda number, probabilities: probabilities) -> None:
-        self.probabilities: list[Tensor] = []
-        self.tokens: list[Tensor] = []
-        self.places: list[Tensor] = []
-        self._edit = edit
-        self._inside = False
-        self._undo: list[Callable[[], None]] = []
-
-    def __enter__(self) -> "OpenAttention":
-        self._softmax = torch.softmax
-        for home, name in ((F, "softmax"), (torch, "softmax"), (torch.special, "softmax"), (torch.Tensor, "softmax")):
-            self._put(home, name, self._open_softmax(getattr(home, name)))
-        self._put(F, "scaled_dot_product_attention", self._open_attention)
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        self._undo.append(lambda: torch.backends.mha.set_fastpath_enabled(fast))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for undo in reversed(self._undo):
-            undo()
-
-    def _put(self, home: Any, name: str, function: Callable[..., Any]) -> None:
-        own = home.__dict__.get(name)
-        setattr(home, name, function)
-        self._undo.append(lambda: delattr(home, name) if own is None else setattr(home, name, own))
-
-    def _open_softmax(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def softmax(*args: Any, **keywords: Any) -> Tensor:
-            if self._inside:
-                return original(*args, **keywords)
-            self._inside = True
-            try:
-                out = original(*args, **keywords)
-            finally:
-                self._inside = False
-            dim = keywords.get("dim", args[1] if len(args) > 1 else None)
-            if out.dim() < 3 or dim not in (-1, out.dim() - 1):
-                return out
-            scores = args[0] if args else keywords["input"]
-            if scores.shape[-1] != scores.shape[-2]:
-                return self._keep(out, None, None)
-            own = scores.diagonal(dim1=-2, dim2=-1)[..., None]
-            return self._keep(out, own, own - scores[..., :1])
-
-        return softmax
-
-    def _open_attention(  # noqa: PLR0917 - the signature of scaled_dot_product_attention
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if enable_gqa:
-            repeats = query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-        if is_causal:
-            scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
-        if attn_mask is not None and attn_mask.dtype is torch.bool:
-            scores = scores.masked_fill(~attn_mask, -torch.inf)
-        elif attn_mask is not None:
-            scores = scores + attn_mask
-        probabilities = self._softmax(scores, -1).masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0.0)
-        tokens = query if query.shape[-2] == key.shape[-2] else None
-        return self._keep(probabilities, tokens, tokens) @ value
-
-    def _keep(self, probabilities: Tensor, tokens: Tensor | None, places: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled() and not probabilities.requires_grad:
-            probabilities = probabilities.detach().requires_grad_()
-        self.tokens.append(torch.empty(0) if tokens is None else tokens.detach())
-        self.places.append(torch.empty(0) if places is None else places.detach())
-        self.probabilities.append(probabilities)
-        return self._edit(len(self.probabilities) - 1, probabilities)
 
 
 def failed_proofs(case: Case) -> list[str]:
@@ -168,21 +38,17 @@ def failed_proofs(case: Case) -> list[str]:
     try:
         failed += _failed_by_attention(case)
         failed += _failed_by_batch(case, relevance)
-        failed += _failed_by_orientation(case) if case.inputs.dim() == 4 else []
+        if _is_windowed(case):
+            failed += failed_windowed_proofs(case)
+        elif case.inputs.dim() == 4:
+            failed += _failed_by_orientation(case)
     except AttributionError as error:  # after a map was given, an error is no refusal
         failed.append(f"a proof could not be made: {error}")
     return failed
 
 
-def _agree(first: Tensor, second: Tensor) -> bool:
-    if first.numel() != second.numel():
-        return False
-    difference = (first.reshape(second.shape) - second).abs().max()
-    return bool(difference <= RELATIVE * second.abs().max())
-
-
 def _failed_by_attention(case: Case) -> list[str]:
-    """Output, probabilities, product, gradients, read-out and map against attention in the open."""
+    """Output, probabilities, product and gradients of every call against attention in the open; then the layers."""
     failed = []
     with OpenAttention() as seen:
         output = case.run()
@@ -197,18 +63,24 @@ def _failed_by_attention(case: Case) -> list[str]:
         found = [(call.probabilities(), call.gradient(of=score)) for call in calls]
     with torch.no_grad():
         plain = case.run()
-    if not _agree(under_capture.detach(), plain):
+    if not agree(under_capture.detach(), plain):
         failed.append("the output changes under capture")
     if not all(_product_agrees(call, p) for call, (p, _) in zip(calls, found, strict=True)):
         failed.append("probabilities times values are not the attention's output")
     if len(kept) != len(found):
         return [*failed, f"{len(found)} calls captured, {len(kept)} attentions seen in the open"]
-    if not all(_agree(ours, theirs) for (ours, _), (theirs, _) in zip(found, kept, strict=True)):
+    if not all(agree(ours, theirs) for (ours, _), (theirs, _) in zip(found, kept, strict=True)):
         failed.append("probabilities differ from those of open attention")
-    if not all(_agree(ours, theirs) for (_, ours), (_, theirs) in zip(found, kept, strict=True)):
+    if not all(agree(ours, theirs) for (_, ours), (_, theirs) in zip(found, kept, strict=True)):
         failed.append("gradients differ from autograd through open attention")
+    if _is_windowed(case):
+        return failed
     layers = [pair for call, pair in zip(calls, found, strict=True) if call.kind in ("self", "causal")]
     return [*failed, *_failed_by_read_out(case, layers), *_failed_by_mixing(case, len(seen.probabilities))]
+
+
+def _is_windowed(case: Case) -> bool:
+    return find_member(case.model).family.windowed
 
 
 def _is_used(call: Any, score: Tensor) -> bool:
@@ -222,10 +94,10 @@ def _is_used(call: Any, score: Tensor) -> bool:
 def _product_agrees(call: Any, probabilities: Tensor) -> bool:
     record = call.record
     if record.value is None:
-        return _agree(record.product(record.weights), record.output.detach())
+        return agree(record.product(record.weights), record.output.detach())
     value = record.value.reshape(len(probabilities), -1, *record.value.shape[-2:])
     value = value.repeat_interleave(probabilities.shape[1] // value.shape[1], 1)
-    return _agree(record.output.detach(), probabilities.to(value) @ value)
+    return agree(record.output.detach(), probabilities.to(value) @ value)
 
 
 def _failed_by_read_out(case: Case, layers: list[tuple[Tensor, Tensor]]) -> list[str]:
@@ -246,7 +118,7 @@ def _failed_by_read_out(case: Case, layers: list[tuple[Tensor, Tensor]]) -> list
             return [*failed, "layers have different numbers of tokens"]
         relevance = relevance + (probabilities * gradient).clamp(min=0).mean(1) @ relevance
     expected = (readout[:, None] @ relevance).squeeze(1) - readout
-    if not _agree(method.layer_rows(case.inputs, **named)[-1], expected):
+    if not agree(method.layer_rows(case.inputs, **named)[-1], expected):
         failed.append("the map is not the product of the layers")
     return failed
 
@@ -294,7 +166,7 @@ def _failed_by_batch(case: Case, relevance: Tensor) -> list[str]:
             case.target,
             forward_kwargs={name: value[sample : sample + 1, :length] for name, value in case.keywords.items()},
         )
-        if not _agree(row[..., :length], alone[0]) or row[..., length:].any():
+        if not agree(row[..., :length], alone[0]) or row[..., length:].any():
             return ["a sample of a batch gives another map alone"]
     return []
 

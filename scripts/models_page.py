@@ -30,12 +30,14 @@ types of transformers with a classifier of sequences or of images, with {version
 |---|---:|{lines}|
 {counts}
 
-- **works**: proven on the architecture with random weights, reduced in depth, width and image size where its
+- **works**: proven on the architecture with random weights, reduced in depth, width, windows and image size where its
   constructor takes that. Attention probabilities and the gradient of the score with respect to them are those of
   attention computed in the open, by autograd; probabilities times values are what attention returned; the map is the
   product of the layers; the head reads the tokens that the family names; tokens mix nowhere but in attention; a sample
   gives the same map alone and in a (padded) batch; and brightening a corner of an image changes the token drawn
-  there. Every attention implementation of the model is examined, fused and eager.
+  there. Every attention implementation of the model is examined, fused and eager. For models with windows (Swin), the
+  model's own blocks are asked by autograd which token is in which slot of which window, and a token has shares of
+  exactly the patches that its value depends on; windows are padded, shifted and, in the last stage, cut.
 - **refused**: an error says why; there is no map that could be wrong. Where the type of a timm model or the shapes of
   its attention are the reason, it is read from an outline without weights.
 - **unverified**: the model could not be built or run here, or a proof failed.

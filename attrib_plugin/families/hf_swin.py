@@ -1,4 +1,4 @@
-"""Swin and Swin v2 in transformers: windows, merged patches, mean of the last tokens; images of any size.
+"""Swin (also of Donut) and Swin v2 in transformers: windows, merged patches, mean of the last tokens; any image size.
 
 An image that is no whole number of patches is padded. Tables of positions, where a model has them, fix the size.
 """
@@ -23,8 +23,11 @@ HF_SWIN = Family(
     classes=(
         "transformers.models.swin.modeling_swin.SwinPreTrainedModel",
         "transformers.models.swinv2.modeling_swinv2.Swinv2PreTrainedModel",
+        "transformers.models.donut.modeling_donut_swin.DonutSwinPreTrainedModel",
     ),
-    readouts={"SwinForImageClassification": MEAN, "Swinv2ForImageClassification": MEAN},
+    readouts=dict.fromkeys(
+        ("SwinForImageClassification", "Swinv2ForImageClassification", "DonutSwinForImageClassification"), MEAN
+    ),
     patch_grid=_patch_grid,
     patch_size=config_pair("patch_size"),
     image_size=_image_size,

@@ -133,6 +133,35 @@ def test_what_is_refused_raises_the_refusal():
         model_proofs.failed_proofs(case)
 
 
+# ------------------------------------------------------------------------------------------------ the weights
+
+
+def test_what_is_drawn_anew_is_not_drawn_by_the_library(monkeypatch):
+    def again(*arguments, **keywords):
+        raise RuntimeError("drawn once more")
+
+    monkeypatch.setattr(torch, "empty_like", again)
+    weight = torch.full((2, 3), 7.0)
+
+    with model_builders._undrawn():
+        nn.init.trunc_normal_(weight)
+        nn.init.uniform_(weight)
+
+    assert weight.eq(7.0).all()
+
+
+def test_nothing_of_a_convolutional_stem_is_left_as_it_was_in_memory():
+    model = nn.ModuleDict({"backbone": nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4))})
+    nn.init.zeros_(model["backbone"][1].weight)
+    for parameter in (*model["backbone"][0].parameters(), model["backbone"][1].bias):
+        nn.init.constant_(parameter, float("nan"))
+
+    model_builders._draw_weights(model)
+
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert not model["backbone"][1].weight.any()
+
+
 # ------------------------------------------------------------------------------------------------ the driver
 
 
