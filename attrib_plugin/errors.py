@@ -71,3 +71,7 @@ class TrainingModeWarning(UserWarning):
 
 class NumericsWarning(UserWarning):
     """The result is defined but says little: all-zero relevance, or values that had to be guarded."""
+
+
+class UnknownKeywordWarning(UserWarning):
+    """A keyword argument is nearly one that the model takes, and would be ignored."""

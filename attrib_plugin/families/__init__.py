@@ -2,6 +2,17 @@
 
 from attrib_plugin.families.base import Family, Member, Tower
 from attrib_plugin.families.find import FAMILIES, find_member
-from attrib_plugin.families.layout import ReadoutArgument, TokenFacts, token_layout
+from attrib_plugin.families.layout import ReadoutArgument, TokenFacts, opened_with, token_layout, written
 
-__all__ = ["FAMILIES", "Family", "Member", "ReadoutArgument", "TokenFacts", "Tower", "find_member", "token_layout"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Member",
+    "ReadoutArgument",
+    "TokenFacts",
+    "Tower",
+    "find_member",
+    "opened_with",
+    "token_layout",
+    "written",
+]

@@ -139,6 +139,7 @@ class Family:
         patch_grid: Rows and columns of patches of an image of the given height and width.
         patch_size: Height and width of a patch in pixels; ``None`` if the grid is spread evenly over the image.
         image_size: The only height and width that the module takes; ``None`` if it takes any.
+        smallest_image: Least height and width that the module takes; ``None`` if any image of one patch will do.
         whole_patches: Whether the module refuses images that are not a whole number of patches.
         refusal: Why the module cannot be followed from token to token, and what to do; ``None`` if it can.
         max_tokens: Longest text in tokens; ``None`` if unknown.
@@ -159,6 +160,7 @@ class Family:
     patch_grid: Callable[[Any, int, int], tuple[int, int]] | None = None
     patch_size: Callable[[Any], tuple[int, int] | None] = _unknown_size
     image_size: Callable[[Any], tuple[int, int] | None] = _unknown_size
+    smallest_image: Callable[[Any], tuple[int, int] | None] = _unknown_size
     whole_patches: Callable[[Any], bool] = _any_size
     refusal: Callable[[Any], str | None] = _multiple_choice
     max_tokens: Callable[[Any], int | None] = _no_limit

@@ -17,6 +17,16 @@ def _image_size(module: Any) -> tuple[int, int] | None:
     return config_pair("image_size")(module) if module.config.use_absolute_embeddings else None
 
 
+def _smallest_image(module: Any) -> tuple[int, int] | None:
+    config = module.config
+    if config.model_type != "swin":  # Swin v2 computes its position bias for windows of any size
+        return None
+    # The map of the last stage, halved and rounded up at each merging, must hold one window.
+    patches = (config.window_size - 1) * 2 ** (len(config.depths) - 1)
+    height, width = config_pair("patch_size")(module)
+    return patches * height + 1, patches * width + 1
+
+
 HF_SWIN = Family(
     name="hf_swin",
     modality="image",
@@ -31,5 +41,6 @@ HF_SWIN = Family(
     patch_grid=_patch_grid,
     patch_size=config_pair("patch_size"),
     image_size=_image_size,
+    smallest_image=_smallest_image,
     windowed=True,
 )

@@ -44,6 +44,34 @@ class TokenFacts:
     input_grid: tuple[int, int] | None = None
 
 
+def opened_with(opening: str, form: str, readout: ReadoutArgument) -> str:
+    """The beginning of a call with the read-out that the user gave, so that a message does not take it away.
+
+    Args:
+        opening: How the call begins.
+        form: How a read-out is written in it.
+        readout: The user's read-out, if any.
+
+    Returns:
+        The beginning of the call.
+    """
+    return opening if readout is None else f"{opening}, {form.format(written(readout))}"
+
+
+def written(readout: ReadoutArgument) -> str:
+    """A read-out as it is written in a call.
+
+    Args:
+        readout: The read-out.
+
+    Returns:
+        Code; tensors go by a name.
+    """
+    if isinstance(readout, Tensor):
+        return "weights" if readout.is_floating_point() else "positions"
+    return f'"{readout}"' if isinstance(readout, str) else repr(readout)
+
+
 def token_layout(
     member: Member,
     facts: TokenFacts,
@@ -52,6 +80,7 @@ def token_layout(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int | None = None,
     opening: str = "Method(model",
+    form: str = "readout={}",
 ) -> TokenLayout:
     """Give the tokens of a forward pass their meaning.
 
@@ -62,6 +91,7 @@ def token_layout(
         grid: The user's patch grid; ``None`` asks the family.
         prefix_tokens: The user's number of leading tokens that are no patches; ``None`` asks the family.
         opening: How the call begins that a message shows to the user.
+        form: How the read-out of these tokens is written in that call.
 
     Returns:
         The layout.
@@ -71,7 +101,8 @@ def token_layout(
         UnsupportedAttentionError: If the attention is not over the tokens of the input.
         InputError: If the user's read-out does not fit.
     """
-    _check_known(member, facts, opening, is_read_known=readout is not None or member.readout is not None, grid=grid)
+    asked = None if readout is not None or member.readout is not None else form
+    _check_known(member, facts, opening, asked=asked, grid=grid)
     if facts.image_size is None:
         prefix, patches = 0, None
         _check_text(member, facts)
@@ -218,13 +249,13 @@ def _named(member: Member) -> str:
 
 
 def _check_known(
-    member: Member, facts: TokenFacts, opening: str, *, is_read_known: bool, grid: tuple[int, int] | None
+    member: Member, facts: TokenFacts, opening: str, *, asked: str | None, grid: tuple[int, int] | None
 ) -> None:
     """Say everything that is missing at once, with the call that gives it."""
     missing, arguments, remarks = [], [], []
-    if not is_read_known:
+    if asked is not None:
         missing.append(f"which tokens the head of {_named(member)} reads")
-        arguments.append('readout="mean"')
+        arguments.append(asked.format('"mean"'))
         remarks.append(' Other read-outs are "cls", "last", a position or weights.')
     if facts.image_size is not None and grid is None and member.family.patch_grid is None:
         missing.append(f"where the {facts.n_tokens} tokens of {_named(member)} are in the image")

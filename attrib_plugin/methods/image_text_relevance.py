@@ -20,12 +20,15 @@ from attrib_plugin.methods.base import (
     RowBlock,
     Sign,
     Subject,
+    check_call,
     check_pairs,
     evidence_by_sign,
     find_towers,
     from_the_top,
+    image_form,
     layers_of,
     net_evidence,
+    opening_of,
     two_towers,
     warn_of_silence,
 )
@@ -97,6 +100,7 @@ class ImageTextRelevance(AttentionAttribution):
         self.sign: Sign = sign
         self.start_layer = start_layer
         self.words_only = words_only
+        self._whole, self._are_given = self._member.module, towers is not None
         self._towers = find_towers(self.model, self._member, towers)
         self._member = self._towers[0].member
 
@@ -218,6 +222,7 @@ class ImageTextRelevance(AttentionAttribution):
             text_readout=text_readout,
             by_keyword=isinstance(self.forward_func, nn.Module) and self._towers[0].argument is not None,
         )
+        check_call(self.forward_func, self._whole, *given.passed)
         return Query(
             given=given,
             readout=image_readout,
@@ -225,6 +230,8 @@ class ImageTextRelevance(AttentionAttribution):
             prefix_tokens=self.prefix_tokens,
             internal_batch_size=options.get("internal_batch_size"),
             max_chunk_bytes=self.max_chunk_bytes,
+            opening=opening_of(self) + (", towers=towers" if self._are_given else ""),
+            form=image_form(text_readout, self._towers[1].member),
         )
 
     def _evidence(self, block: RowBlock) -> Tensor:

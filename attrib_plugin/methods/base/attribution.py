@@ -19,7 +19,7 @@ from attrib_plugin.functional import divide_rows, overwrite_special
 from attrib_plugin.functional.choices import check_choice
 from attrib_plugin.functional.finished_rows import DIVISORS, SPECIALS, Divisor, Special
 from attrib_plugin.methods.base.blocks import MAX_CHUNK_BYTES, checked_chunk
-from attrib_plugin.methods.base.caller import warn_caller, warn_of_silence
+from attrib_plugin.methods.base.caller import opening_of, warn_caller, warn_of_silence
 from attrib_plugin.methods.base.forward_pass import Demand, Query, Subject, Tap, explain_targets
 from attrib_plugin.methods.base.inputs import check_input
 from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
@@ -353,7 +353,7 @@ class AttentionAttribution(Attribution):
             prefix_tokens=self.prefix_tokens,
             internal_batch_size=internal_batch_size,
             max_chunk_bytes=self.max_chunk_bytes,
-            opening=f"{type(self).__name__}({'model' if self.forward_func is self.model else 'function, model=model'}",
+            opening=opening_of(self),
         )
 
     def _explain(

@@ -1,10 +1,10 @@
-"""Warnings that point at the line of the user's code that caused them."""
+"""The user's call: warnings that point at its line, and how it begins in messages that complete it."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrib_plugin.errors import NumericsWarning
 
@@ -41,3 +41,20 @@ def warn_of_silence(relevance: Tensor, reason: str) -> None:
             f"The relevance of {int(silent.sum())} of {len(silent)} samples is zero everywhere: {reason}",
             NumericsWarning,
         )
+
+
+def opening_of(method: Any) -> str:
+    """How the call that made a method begins.
+
+    Args:
+        method: The method.
+
+    Returns:
+        The model and, where the user gave them, grid and prefix tokens.
+    """
+    place = "" if method.grid is None else f", grid={method.grid}"
+    if place and method.prefix_tokens is not None:
+        place += f", prefix_tokens={method.prefix_tokens}"
+    return (
+        f"{type(method).__name__}({'model' if method.forward_func is method.model else 'function, model=model'}{place}"
+    )

@@ -71,7 +71,9 @@ def _encoder_layout(member: Member, query: Query, encoder: tuple[AttentionCall, 
         facts = replace(facts, n_text_tokens=None, image_size=given.image_size, padding=None)
     else:
         facts = replace(facts, n_text_tokens=given.n_text_tokens)
-    layout = token_layout(member, facts, readout="mean", grid=query.grid, prefix_tokens=query.prefix_tokens)
+    layout = token_layout(
+        member, facts, readout="mean", grid=query.grid, prefix_tokens=query.prefix_tokens, opening=query.opening
+    )
     return replace(layout, readout=torch.zeros_like(layout.readout))
 
 

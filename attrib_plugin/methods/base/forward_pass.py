@@ -21,8 +21,9 @@ from attrib_plugin.capture import (
     without_checkpoints,
 )
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
-from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, token_layout
+from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, opened_with, token_layout
 from attrib_plugin.methods.base.caller import warn_caller
+from attrib_plugin.methods.base.calling import explained_mismatch
 from attrib_plugin.methods.base.inputs import ModelInput, cut_target
 from attrib_plugin.methods.base.propagation import Propagation
 from attrib_plugin.methods.base.targets import (
@@ -55,6 +56,7 @@ class Query:
         internal_batch_size: Largest number of samples run at once.
         max_chunk_bytes: Largest block of attention formed at a time, in bytes.
         opening: How the user's call of the constructor begins, for messages that complete it.
+        form: How a read-out is written in that call.
     """
 
     given: ModelInput
@@ -66,6 +68,7 @@ class Query:
     internal_batch_size: int | None = None
     max_chunk_bytes: int | None = None
     opening: str = "Method(model"
+    form: str = "readout={}"
 
     def batches(self) -> Iterator[Query]:
         """Cut into queries of at most ``internal_batch_size`` samples.
@@ -188,7 +191,9 @@ def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callabl
         (demand.tap or _no_tap)(session) as tapped,
     ):
         session.batch_size = query.given.batch_size
-        output = unwrap_output(given.call(subject.forward_func))
+        with explained_mismatch(given.tensor, subject.model):
+            returned = given.call(subject.forward_func)
+        output = unwrap_output(returned)
         arranged = subject.arrange(subject.member, query, session.calls)
         calls, facts = arranged.calls, arranged.facts
         predicted = predicted_tokens(output, facts.padding) if _scores_tokens(subject.member, output, facts) else None
@@ -265,7 +270,8 @@ def _layout(member: Member, query: Query, facts: TokenFacts, output: Tensor, tar
         readout=readout,
         grid=query.grid,
         prefix_tokens=query.prefix_tokens,
-        opening=query.opening,
+        opening=opened_with(query.opening, query.form, query.readout),
+        form=query.form,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from attrib_plugin.errors import InputError, UnsupportedAttentionError
 from attrib_plugin.families import Member
+from attrib_plugin.methods.base.calling import check_call, parameters_of, unwrapped
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
@@ -61,10 +61,16 @@ class ModelInput:
         Returns:
             Whatever it returns.
         """
+        positional, by_name = self.passed
+        return forward_func(*positional, **by_name)
+
+    @property
+    def passed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional arguments and keyword arguments of the call."""
         tensor = self.tensor if self.keeps_graph else self.tensor.detach()
         if self.as_embeddings:
-            return forward_func(None, *self.arguments, inputs_embeds=tensor, **self.keywords)
-        return forward_func(tensor, *self.arguments, **self.keywords)
+            return (None, *self.arguments), {"inputs_embeds": tensor, **self.keywords}
+        return (tensor, *self.arguments), dict(self.keywords)
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, ModelInput]]:
         """Cut into smaller batches.
@@ -104,7 +110,7 @@ def check_input(
     inputs: Any,
     additional_forward_args: Any,
     forward_kwargs: Mapping[str, Any] | None,
-    forward_func: Callable[..., Any],
+    forward_func: Callable[..., Any] | None,
     member: Member,
 ) -> ModelInput:
     """Check the arguments of ``attribute`` before the model is run.
@@ -113,14 +119,14 @@ def check_input(
         inputs: A tensor, or a tuple that holds one.
         additional_forward_args: Captum's positional arguments.
         forward_kwargs: Keyword arguments.
-        forward_func: What will be called.
+        forward_func: What will be called; ``None`` if that is not called with these arguments alone.
         member: The recognised model.
 
     Returns:
         The arguments, checked.
 
     Raises:
-        InputError: If a shape, dtype or value cannot be right.
+        InputError: If a shape, dtype, value or keyword cannot be right.
         UnsupportedAttentionError: If the family knows that the model cannot be followed from token to token.
     """
     if (reason := member.family.refusal(member.module)) is not None:
@@ -130,13 +136,17 @@ def check_input(
     _check_no_cache(forward_kwargs or {})
     _check_against_model(tensor, forward_kwargs or {}, member)
     _check_keywords(forward_kwargs or {}, tensor)
-    return ModelInput(
+    by_name = forward_func is not None and _takes_embeddings(forward_func)
+    given = ModelInput(
         tensor=tensor,
         in_tuple=isinstance(inputs, tuple),
         arguments=_format_additional_forward_args(additional_forward_args) or (),
         keywords=dict(forward_kwargs or {}),
-        as_embeddings=tensor.is_floating_point() and tensor.dim() == 3 and _takes_embeddings(forward_func),
+        as_embeddings=tensor.is_floating_point() and tensor.dim() == 3 and by_name,
     )
+    if forward_func is not None:
+        check_call(forward_func, member.module, *given.passed)
+    return given
 
 
 def cut_target(target: Any, part: slice, batch_size: int) -> Any:
@@ -218,6 +228,12 @@ def _check_image(images: Tensor, keywords: Mapping[str, Any], member: Member) ->
     size = family.image_size(module)
     if size is not None and (height, width) != size and not keywords.get("interpolate_pos_encoding"):
         raise InputError(f"{name} takes images of {size[0]} x {size[1]} pixels, found {height} x {width}. {remedy}")
+    least = family.smallest_image(module)
+    if least is not None and (height < least[0] or width < least[1]):
+        raise InputError(
+            f"{name} takes images of at least {least[0]} x {least[1]} pixels, whose last stage still holds one window, "
+            f"found {height} x {width}. {remedy}"
+        )
     patch = family.patch_size(module)
     if patch is not None and family.whole_patches(module) and (height % patch[0] or width % patch[1]):
         raise InputError(
@@ -291,8 +307,4 @@ def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
 
 
 def _takes_embeddings(forward_func: Callable[..., Any]) -> bool:
-    wrapped = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
-    while attribute := wrapped.get(type(forward_func).__name__):
-        forward_func = getattr(forward_func, attribute)
-    forward = forward_func.forward if isinstance(forward_func, nn.Module) else forward_func
-    return "inputs_embeds" in inspect.signature(forward).parameters
+    return "inputs_embeds" in (parameters_of(unwrapped(forward_func)) or ())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attrib_plugin.capture import call_padding, calls_within, n_tokens, pooling_weights, token_to_token
 from attrib_plugin.errors import InputError, TargetError, UnknownModelError, UnsupportedAttentionError
-from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, Tower, find_member, token_layout
+from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, Tower, find_member, token_layout, written
 from attrib_plugin.methods.base.forward_pass import Arrangement, Query
 from attrib_plugin.methods.base.inputs import ModelInput, check_input
 from attrib_plugin.methods.base.targets import Target, unwrap_output
@@ -68,14 +68,16 @@ class PairInput(ModelInput):
         Returns:
             The score of every pair, minus that of its contrast.
         """
+        return _pair_scores(super().call(forward_func), len(self.tensor), len(self.every_text["ids"]))
+
+    @property
+    def passed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional arguments and keyword arguments of the call."""
         texts = self.every_text
-        ids, images = texts.pop("ids"), self.tensor.detach()
+        both = self.tensor.detach(), texts.pop("ids")
         if self.by_keyword is None:
-            output = forward_func(images, ids, *self.arguments, **texts, **self.keywords)
-        else:
-            inputs = dict(zip(self.by_keyword, (images, ids), strict=True))
-            output = forward_func(**inputs, **texts, **self.keywords)
-        return _pair_scores(output, len(images), len(ids))
+            return (*both, *self.arguments), {**texts, **self.keywords}
+        return (), {**dict(zip(self.by_keyword, both, strict=True)), **texts, **self.keywords}
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, ModelInput]]:
         """Cut into smaller batches of pairs.
@@ -167,8 +169,8 @@ def check_pairs(
     names = (image_tower.argument, text_tower.argument)
     if by_keyword and arguments:
         raise InputError("Expected no further positional arguments; give masks and the like as forward_kwargs.")
-    given = check_input(images, arguments, keywords, _run_later, image_tower.member)
-    texts = check_input(ids, None, of_texts, _run_later, text_tower.member)
+    given = check_input(images, arguments, keywords, None, image_tower.member)
+    texts = check_input(ids, None, of_texts, None, text_tower.member)
     if given.image_size is None or texts.tensor.dim() != 2:
         found = f"{tuple(given.tensor.shape)} and {tuple(texts.tensor.shape)}"
         raise InputError(f"Expected images (B, C, H, W) and token ids (K, T), found {found}.")
@@ -186,6 +188,32 @@ def check_pairs(
         by_keyword=(names[0], names[1]) if by_keyword and names[0] and names[1] else None,
         text_readout=text_readout,
     )
+
+
+def image_form(text_readout: ReadoutArgument, text: Member) -> str:
+    """How the read-out of images is written beside that of texts, in the call that a message shows.
+
+    Args:
+        text_readout: The user's read-out of the texts.
+        text: The text tower as recognised.
+
+    Returns:
+        A format for the read-out of images.
+    """
+    return f"readout=({{}}, {_written(text_readout, text)})"
+
+
+def text_form(image_readout: ReadoutArgument, image: Member) -> str:
+    """How the read-out of texts is written beside that of images, in the call that a message shows.
+
+    Args:
+        image_readout: The user's read-out of the images.
+        image: The image tower as recognised.
+
+    Returns:
+        A format for the read-out of texts.
+    """
+    return f"readout=({_written(image_readout, image)}, {{}})"
 
 
 def two_towers(
@@ -221,7 +249,7 @@ def two_towers(
     known = query.readout is not None or member.readout is not None
     images = token_to_token(of_images, allow_pooling=known)
     words = token_to_token(of_texts, allow_pooling=False)
-    layout = _text_layout(towers[1].member, given, texts, words)
+    layout = _text_layout(towers[1].member, replace(query, form=text_form(query.readout, member)), given, words)
 
     def split(trace: AttentionTrace) -> AttentionTrace:
         gradients = trace.output_gradients
@@ -242,8 +270,8 @@ def two_towers(
     return Arrangement((*images, *words), facts, split)
 
 
-def _run_later() -> None:
-    """Stands for the model while its inputs are checked one by one."""
+def _written(readout: ReadoutArgument, member: Member) -> str:
+    return '"mean"' if readout is None and member.readout is None else written(readout)
 
 
 def _known_tower(names: Mapping[int, str], whole: nn.Module, tower: Tower) -> TowerInside:
@@ -259,7 +287,8 @@ def _known_tower(names: Mapping[int, str], whole: nn.Module, tower: Tower) -> To
     return TowerInside(names[id(part)], Member(family, member.module), tower.argument)
 
 
-def _text_layout(member: Member, given: PairInput, ids: Tensor, calls: tuple[AttentionCall, ...]) -> TokenLayout:
+def _text_layout(member: Member, query: Query, given: PairInput, calls: tuple[AttentionCall, ...]) -> TokenLayout:
+    ids = given.every_text["ids"]
     facts = TokenFacts(
         n_tokens=n_tokens(calls),
         batch_size=len(ids),
@@ -273,7 +302,7 @@ def _text_layout(member: Member, given: PairInput, ids: Tensor, calls: tuple[Att
         readout = torch.cat([readout, readout])
     if readout is None:
         readout = member.family.read_positions(member.module, ids)
-    return token_layout(member, facts, readout=readout)
+    return token_layout(member, facts, readout=readout, opening=query.opening, form=query.form)
 
 
 def _pair_scores(output: Any, n_pairs: int, n_texts: int) -> Tensor:
