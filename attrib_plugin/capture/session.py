@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from attrib_plugin.capture.interpreter import Interpreter
+from attrib_plugin.capture.kinds import is_causal_mask, kind_of
 from attrib_plugin.capture.mode import AttentionMode
 from attrib_plugin.capture.positions import EVAL_FIRST, NOT_FOLLOWED, PositionTracker
 from attrib_plugin.capture.scope import entered, innermost, install_hooks
@@ -322,8 +323,8 @@ class CaptureSession:
             ingredients: Fields of :class:`AttentionCall`.
         """
         query, key = ingredients["query"], ingredients["key"]
-        looks_back = ingredients["is_causal"] or _is_causal_mask(ingredients["mask"])
-        kind = _kind(self.module_name, query.shape[-2], key.shape[-2], looks_back)
+        looks_back = ingredients["is_causal"] or is_causal_mask(ingredients["mask"])
+        kind = kind_of(self.module_name, query.shape[-2], key.shape[-2], looks_back)
         self._append(output, kind=kind, placement=self._placed(operands, output), **ingredients)
 
     def record_eager(self, output: Tensor, eager: EagerProduct, handed: Tensor) -> None:
@@ -338,7 +339,7 @@ class CaptureSession:
         looks_back = weights.shape[-1] > 1 and not weights[..., 0, 1:].any()
         self._append(
             output,
-            kind=_kind(self.module_name, weights.shape[-2], weights.shape[-1], bool(looks_back)),
+            kind=kind_of(self.module_name, weights.shape[-2], weights.shape[-1], bool(looks_back)),
             weights=weights,
             value=eager.value.detach() if eager.product is None else None,
             product=eager.product,
@@ -375,25 +376,3 @@ class CaptureSession:
                 **fields,
             )
         )
-
-
-def _kind(name: str, n_queries: int, n_keys: int, looks_back: bool) -> str:
-    module = name.rsplit(".", 1)[-1].lower()
-    if n_queries != n_keys:
-        return "pool" if n_queries == 1 or "pool" in name.lower() else "cross"
-    # In transformers some attention sits one module deeper: "crossattention.self".
-    if "cross" in "".join(name.lower().split(".")[-2:]) or module in (
-        "encoder_attn",
-        "encdecattention",
-        "multihead_attn",
-    ):
-        return "cross"
-    return "causal" if looks_back and n_queries > 1 else "self"
-
-
-def _is_causal_mask(mask: Tensor | None) -> bool:
-    if mask is None or mask.shape[-2] != mask.shape[-1] or mask.shape[-1] == 1:
-        return False
-    first = mask[..., 0, 1:]
-    hidden = ~first if mask.dtype is torch.bool else first < torch.finfo(mask.dtype).min / 2
-    return bool(hidden.all())
