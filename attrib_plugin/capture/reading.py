@@ -168,18 +168,34 @@ def call_padding(call: AttentionCall) -> Bool[Tensor, "batch key"] | None:
 
 
 def _eager_padding(weights: Tensor) -> Tensor | None:
-    """Keys that no query attends to, except queries that attend to everything alike.
-
-    Eager attention of transformers adds the lowest number to masked scores, so that the row of a query without any key
-    is uniform. Such rows would make padding look like text.
-    """
-    uniform = (weights == weights[..., :1]).all(-1).all(1)
-    attended = (weights > 0).any(1) & ~uniform[..., None]
+    """Keys that no query attends to, except queries to which every key is hidden."""
+    keyless = _without_keys(weights)
+    attended = (weights > 0).any(1) & ~keyless[..., None]
     # A key that only a causal mask hides from the others is no padding, though its own row may be uniform.
     looks_ahead = attended.triu(1).flatten(1).any(-1, keepdim=True)
-    has_later = (~uniform).flip(-1).cumsum(-1).flip(-1) > 0
+    has_later = (~keyless).flip(-1).cumsum(-1).flip(-1) > 0
     padding = ~attended.any(1) & (looks_ahead | has_later)
     return padding if padding.any() else None
+
+
+def _without_keys(weights: Tensor) -> Tensor:
+    """Queries whose row is what is left when every key is hidden; such rows would make padding look like text.
+
+    Eager attention of transformers adds the lowest number to masked scores, so that such a row is uniform. GPT-Neo, and
+    GPT-2 of transformers 4, have overwritten the scores of keys ahead, or outside of a window, with that number before:
+    the two add up to minus infinity, and the row is uniform over the keys within reach alone.
+    """
+    n_queries, n_keys = weights.shape[-2:]
+    uniform = (weights == weights[..., :1]).all(-1)
+    if n_queries != n_keys:
+        return uniform.all(1)
+    position = torch.arange(n_keys, device=weights.device)
+    distance = position[:, None] - position
+    # No window is narrower than two tokens; a first token attends to itself whatever the window.
+    reach = distance[(weights > 0).flatten(0, 1).any(0)].amax().clamp(min=1)
+    within = (distance >= 0) & (distance <= reach)
+    own = weights.diagonal(dim1=-2, dim2=-1)[..., None]
+    return (uniform | (weights == own * within).all(-1)).all(1)
 
 
 def _by_sample(tensor: Tensor, call: AttentionCall) -> Tensor:

@@ -50,6 +50,14 @@ SEPARATORS = {"cls_token_id": 2, "sep_token_id": 3}
 DECODERS = {
     "GPT2": {**GPT, **MARKS, "pad_token_id": PAD},
     "GPTBigCode": {**GPT, **MARKS, "pad_token_id": PAD},
+    "GPTNeo": {
+        **SMALL,
+        **MARKS,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+    },
     "GPTNeoX": {**SMALL, **MARKS},
     "OPT": {**SMALL, **MARKS, "ffn_dim": 48, "word_embed_proj_dim": 32},
     "Bloom": {**GPT, **MARKS, "hidden_size": 32, "pad_token_id": PAD},
@@ -95,10 +103,12 @@ ENCODERS = {
     "RoFormer": SMALL,
     "ModernBert": {**SMALL, **MARKS, **SEPARATORS, "local_attention": 6, "global_attn_every_n_layers": 2},
 }
-EAGER_ONLY = ("Bloom", "Gemma2", "Deberta", "DebertaV2", "MPNet", "RoFormer")
+EAGER_ONLY = ("Bloom", "GPTNeo", "Gemma2", "Deberta", "DebertaV2", "MPNet", "RoFormer")
+if transformers.__version__.startswith("4."):
+    EAGER_ONLY += ("Electra",)
 # Their eager softmax or their experts run in float32, so that a map is known to about 1e-6 of its maximum only.
-ROUGH = ("Bloom", "Gemma2", "Mixtral", "Qwen2Moe", "Qwen3Moe")
-LEARNED = ("GPT2", "GPTBigCode", "OPT")
+ROUGH = ("Bloom", "GPTNeo", "Gemma2", "Mixtral", "Qwen2Moe", "Qwen3Moe")
+LEARNED = ("GPT2", "GPTBigCode", "GPTNeo", "OPT")
 
 
 @cache
@@ -114,7 +124,7 @@ def model_of(stem, task="SequenceClassification", implementation=None, dtype=tor
     except ValueError as error:
         if not transformers.__version__.startswith("4."):
             raise
-        pytest.skip(f"transformers {transformers.__version__}: {error}")
+        pytest.skip(f"transformers {transformers.__version__}: {str(error).splitlines()[0]}")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -295,15 +305,33 @@ def test_padding_of_encoders_is_found_whatever_their_attention(stem, side):
 
 @pytest.mark.parametrize("stem", ["GPT2", "Falcon"])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_padding_on_the_left_of_decoders_is_found(stem, implementation):
-    if (stem, implementation, transformers.__version__[:2]) == ("GPT2", "eager", "4."):
-        pytest.skip("In transformers 4, padded queries of eager GPT-2 attend to some keys ahead, which hides padding.")
-    model = model_of(stem, implementation=implementation)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_on_the_left_of_decoders_is_found(stem, implementation, dtype):
+    model = model_of(stem, implementation=implementation, dtype=dtype)
     ids, mask = text("left")
 
     weights = read_weights(model, ids, **mask_of(mask), readout="mean")
 
-    assert_close(weights, mask.double() / mask.sum(-1, keepdim=True), rtol=0.0, atol=1e-15)
+    expected = mask.to(weights) / mask.sum(-1, keepdim=True)
+    assert_close(weights, expected, rtol=0.0, atol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kinds", [("global", "local"), ("local", "global")])
+@pytest.mark.parametrize("lengths", [(7, 4, 6), (7, 1, 6), (2, 1), (1, 7)])
+def test_padding_on_the_left_of_gpt_neo_is_found_in_a_batch_and_alone(kinds, lengths):
+    # Its causal mask and its padding mask add up to minus infinity: a query of padding attends to padding before it.
+    model = model_of("GPTNeo", dtype=torch.float32, attention_types=((kinds, 1),))
+    ids, mask = text("left", lengths)
+    expected = mask / mask.sum(-1, keepdim=True)
+
+    batch = read_weights(model, ids, **mask_of(mask), readout="mean")
+    alone = [
+        read_weights(model, ids[sample : sample + 1], **mask_of(mask[sample : sample + 1]), readout="mean")[0]
+        for sample in range(len(ids))
+    ]
+
+    assert_close(batch, expected, rtol=0.0, atol=1e-7)
+    assert_close(torch.stack(alone), expected, rtol=0.0, atol=1e-7)
 
 
 def test_uniform_attention_is_not_taken_for_padding():
@@ -668,6 +696,7 @@ LONGEST = {
     "RoFormer": 40,
     "GPT2": 40,
     "GPTBigCode": 40,
+    "GPTNeo": 40,
     "OPT": 40,
 }
 
