@@ -124,7 +124,8 @@ class ReadsField(nn.Module):
 def _dinov3(implementation: str) -> nn.Module:
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-    config = DINOv3ViTConfig(num_register_tokens=2, attn_implementation=implementation, **_HF_VIT)
+    settings = {**_HF_VIT, "image_size": 32} if _IS_TRANSFORMERS_4 else _HF_VIT
+    config = DINOv3ViTConfig(num_register_tokens=2, attn_implementation=implementation, **settings)
     return ReadsField(DINOv3ViTModel(config), "pooler_output")
 
 
@@ -181,6 +182,7 @@ def _timm_swin(implementation: str, name: str, **config: Any) -> nn.Module:
 def _hf_swin(implementation: str, name: str, **config: Any) -> nn.Module:
     # A window larger than the map of the second stage would be one that this library cannot give a position bias.
     settings = {**_SWIN, "window_size": 3, "image_size": (24, 40), **config}
+    implementation = "eager" if _IS_TRANSFORMERS_4 else implementation
     return _hf_model(f"{name}ForImageClassification", f"{name}Config", implementation, **settings)
 
 
@@ -249,9 +251,7 @@ _swin_v2 = partial(_swin, image_size=(24, 48), grid=(6, 12), implementations=("e
 
 # What the oldest supported libraries lack (lower bounds in pyproject.toml): library, first version, what it has.
 NEEDS: dict[str, tuple[str, str, str]] = {
-    "hf_dinov3": ("transformers", "5", "takes images that are not square in DINOv3's configuration"),
     "hf_clip_text": ("transformers", "5", "masks float64 in CLIP's text tower without overflow"),
-    "hf_swin": ("transformers", "5", "has fused attention in Swin"),
 }
 
 
@@ -267,12 +267,19 @@ class _Available(dict[str, TinyFamily]):
         pytest.skip(f"{library} {since} {what}; installed is {version(library)}")
 
 
-def _missing(name: str) -> bool:
-    if name not in NEEDS:
-        return False
-    library, since, _ = NEEDS[name]
+def _is_older(library: str, since: str) -> bool:
     found = [int(part) for part in re.findall(r"\d+", version(library).partition("+")[0])]
     return found < [int(part) for part in since.split(".")]
+
+
+def _missing(name: str) -> bool:
+    return name in NEEDS and _is_older(*NEEDS[name][:2])
+
+
+# In transformers 4, DINOv3's configuration takes square images alone, and attention of Swin is eager alone.
+_IS_TRANSFORMERS_4 = _is_older("transformers", "5")
+_DINOV3_IMAGE: dict[str, Any] = {"image_size": (32, 32), "grid": (4, 4)} if _IS_TRANSFORMERS_4 else {}
+_HF_SWIN: dict[str, Any] = {"implementations": ("eager",)} if _IS_TRANSFORMERS_4 else {"softmax_in_float32": True}
 
 
 _FAMILIES: dict[str, TinyFamily] = {
@@ -447,7 +454,7 @@ _FAMILIES: dict[str, TinyFamily] = {
     "hf_ijepa": _image(
         partial(_hf_model, "IJepaForImageClassification", "IJepaConfig", **_HF_VIT), softmax_in_float32=True
     ),
-    "hf_dinov3": _image(_dinov3, options={"readout": "cls"}, prefix_tokens=3, softmax_in_float32=True),
+    "hf_dinov3": _image(_dinov3, options={"readout": "cls"}, prefix_tokens=3, softmax_in_float32=True, **_DINOV3_IMAGE),
     "hf_clip_vision": TinyFamily(
         lambda implementation: ReadsField(
             _hf_tower("CLIPVisionConfig", "CLIPVisionModelWithProjection", implementation), "image_embeds"
@@ -485,7 +492,7 @@ _FAMILIES: dict[str, TinyFamily] = {
     ),
     "timm_swin": _swin(partial(_timm_swin, name="v1")),
     "timm_swin_v2": _swin_v2(partial(_timm_swin, name="v2", img_size=(24, 48), window_size=3)),
-    "hf_swin": _swin(partial(_hf_swin, name="Swin"), softmax_in_float32=True),
+    "hf_swin": _swin(partial(_hf_swin, name="Swin"), **_HF_SWIN),
     "hf_swin_v2": _swin_v2(lambda implementation: _hf_swin("eager", "Swinv2", image_size=(24, 48))),
     "torchvision_swin": _swin(partial(_torchvision_swin, name="v1"), implementations=("eager",)),
     "torchvision_swin_v2": _swin_v2(partial(_torchvision_swin, name="v2", window_size=3)),
