@@ -2,7 +2,7 @@
 
 from attrib_plugin.capture.activations import ActivationTap, find_layer, tapped
 from attrib_plugin.capture.attention import CapturedAttention, CapturedCall, capture_attention
-from attrib_plugin.capture.checkpoints import without_checkpoints
+from attrib_plugin.capture.checkpoints import GraphAtEmbeddings, with_graph, without_checkpoints
 from attrib_plugin.capture.reading import (
     call_gradient,
     call_padding,
@@ -23,6 +23,7 @@ __all__ = [
     "CapturedAttention",
     "CapturedCall",
     "EncoderDecoderCalls",
+    "GraphAtEmbeddings",
     "call_gradient",
     "call_padding",
     "call_probabilities",
@@ -40,5 +41,6 @@ __all__ = [
     "tapped",
     "token_to_token",
     "visible_keys",
+    "with_graph",
     "without_checkpoints",
 ]

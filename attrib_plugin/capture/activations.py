@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from attrib_plugin.capture.checkpoints import with_graph
 from attrib_plugin.capture.scope import innermost, may_attend
 from attrib_plugin.capture.session import CaptureSession
 from attrib_plugin.capture.state import remove_all
@@ -56,7 +57,7 @@ class ActivationTap:
             raise CaptureError(
                 f"Found no tokens (batch, token, dim) to weigh: {what}, or it did not run with gradients. Name a layer "
                 "that ran: layer=module or layer='dotted.name'. Reentrant checkpointing takes gradients away: "
-                "model.gradient_checkpointing_disable()."
+                "call checkpoint(..., use_reentrant=False)."
             )
         if not score.requires_grad:
             raise CaptureError("The explained score has no graph to this layer: compute it inside the session.")
@@ -94,7 +95,7 @@ class ActivationTap:
         if innermost() is not self._session or tokens is None or tokens.requires_grad:
             return None
         # The same tensor may be given as query, key and value, and must stay the same.
-        started = _with_graph(tokens)
+        started = with_graph(tokens)
         arguments = tuple(started if one is tokens else one for one in arguments)
         return arguments, {name: started if one is tokens else one for name, one in keywords.items()}
 
@@ -136,7 +137,7 @@ class ActivationTap:
         if tensor.requires_grad or not torch.is_grad_enabled():
             self._keep(tensor)
             return None
-        started = _with_graph(tensor)
+        started = with_graph(tensor)
         self._keep(started)
         return replaced(started)
 
@@ -210,11 +211,6 @@ def _examples(names: Mapping[str, nn.Module]) -> str:
 def _n_queries(call: AttentionCall) -> int:
     tensor = call.query if call.weights is None else call.weights
     return 0 if tensor is None else tensor.shape[-2]
-
-
-def _with_graph(tensor: Tensor) -> Tensor:
-    # A copy, because the model may change in place what it gets, and a leaf must not be.
-    return tensor.detach().requires_grad_().clone() if torch.is_grad_enabled() else tensor
 
 
 def _first_tensor(output: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:

@@ -1,18 +1,90 @@
-"""Activation checkpointing, which runs parts of a model twice: an error that says how to go on without it."""
+"""Activation checkpointing, which runs parts of a model twice.
+
+Libraries have a switch, which is off during a session. A model that calls ``torch.utils.checkpoint`` by itself has its
+graph begin at the embeddings, since one that begins inside a part that is run again cannot be followed; what is left is
+an error that says how to go on without.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from traceback import walk_tb
+from traceback import walk_stack, walk_tb
 from types import CodeType, TracebackType
+from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from attrib_plugin.capture.state import modules_of
 from attrib_plugin.errors import AttributionError, UnsupportedAttentionError
+
+# Switches of transformers, of timm and open_clip, and of much code after the authors' Swin.
+_SWITCHES = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint")
 
 # Reentrant checkpointing runs a part of the model in the forward of this function, where no graph is recorded.
 _REENTRANT: CodeType = checkpoint.CheckpointFunction.forward.__code__
+
+
+def switch_off_checkpoints(model: nn.Module) -> Callable[[], None]:
+    """Switch checkpointing off on every module that has a switch for it.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The function that switches it on again.
+    """
+    found = [
+        (module, name) for _, module in modules_of(model) for name in _SWITCHES if getattr(module, name, None) is True
+    ]
+    for module, name in found:
+        setattr(module, name, False)
+
+    def undo() -> None:
+        for module, name in found:
+            setattr(module, name, True)
+
+    return undo
+
+
+def is_inside_checkpoint() -> bool:
+    """Whether a part that ``torch.utils.checkpoint`` will run again is running in this thread."""
+    return any(frame.f_code.co_filename == _REENTRANT.co_filename for frame, _ in walk_stack(sys._getframe()))
+
+
+class GraphAtEmbeddings(TorchFunctionMode):
+    """Begins the graph at every look-up of embeddings, for the duration of the block."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run one torch operation."""
+        out = func(*args, **(kwargs or {}))
+        return with_graph(out) if func is F.embedding else out
+
+
+def with_graph(tensor: Tensor) -> Tensor:
+    """The tensor with a graph that begins here.
+
+    Args:
+        tensor: A floating tensor.
+
+    Returns:
+        A copy, because the model may change in place what it gets, and a leaf must not be; the tensor itself where it
+        has a graph, or none is recorded.
+    """
+    if tensor.requires_grad or not torch.is_grad_enabled():
+        return tensor
+    return tensor.detach().requires_grad_().clone()
 
 
 @contextmanager
@@ -31,10 +103,10 @@ def without_checkpoints() -> Iterator[None]:
         if not _is_due_to_checkpoints(error):
             raise
         raise UnsupportedAttentionError(
-            "Gradients and relevance cannot pass the activation checkpointing of this model (torch.utils.checkpoint), "
-            "which runs its parts again in the backward pass, unseen. Switch it off while you explain: "
-            "model.gradient_checkpointing_disable() in transformers, model.set_grad_checkpointing(False) in timm, or "
-            "model.eval() where the model checkpoints in training only. AttentionRollout needs no gradients."
+            "Gradients and relevance cannot pass this model's own calls of torch.utils.checkpoint, which run its parts "
+            "again in the backward pass, unseen. Call checkpoint(..., use_reentrant=False) there, or not at all "
+            "while you explain; the switches of transformers and timm are off by themselves. AttentionRollout needs no "
+            "gradients."
         ) from error
 
 

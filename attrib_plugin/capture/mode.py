@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attrib_plugin.capture.checkpoints import is_inside_checkpoint
 from attrib_plugin.capture.positions import PositionTracker
 from attrib_plugin.capture.softmax import EagerProduct, SoftmaxTracker
 
@@ -23,6 +24,7 @@ class Recorder(Protocol):
 
     softmaxes: SoftmaxTracker
     positions: PositionTracker | None
+    began_in_checkpoint: bool
 
     @property
     def is_recording(self) -> bool:
@@ -93,7 +95,7 @@ class AttentionMode(TorchFunctionMode):
             with self:
                 return _multi_head_attention(*args, **kwargs)
         if eager := recorder.softmaxes.find_product(func, args, kwargs):
-            output = _with_graph(recorder.run(func, args, kwargs))
+            output = self._with_graph(recorder.run(func, args, kwargs))
             # The model may change what it gets in place; a leaf or a view at which gradients are taken must stay.
             handed = output.clone() if output.requires_grad else output
             recorder.record_eager(output, eager, handed)
@@ -119,7 +121,7 @@ class AttentionMode(TorchFunctionMode):
         if not any(tensor.requires_grad for tensor in operands):
             # Below the first attention nothing needs a gradient. Starting the graph at the query keeps the
             # fused kernel's log-sum-exp, which starting it at the output would lose.
-            query = _with_graph(query)
+            query = self._with_graph(query)
         arguments = (query, key, value, attn_mask, dropout_p, is_causal)
         output: Tensor = self._recorder.run(func, arguments, options)
         if hasattr(attn_mask, "_materialize"):  # torch.nn.attention.bias.CausalBias stands for a mask
@@ -136,9 +138,9 @@ class AttentionMode(TorchFunctionMode):
         )
         return output
 
-
-def _with_graph(tensor: Tensor) -> Tensor:
-    """The tensor itself, or a leaf of its values where the graph has to begin."""
-    if tensor.requires_grad or not torch.is_grad_enabled():
-        return tensor
-    return tensor.detach().requires_grad_()
+    def _with_graph(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or a leaf of its values where the graph has to begin."""
+        if tensor.requires_grad or not torch.is_grad_enabled():
+            return tensor
+        self._recorder.began_in_checkpoint |= is_inside_checkpoint()
+        return tensor.detach().requires_grad_()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from attrib_plugin.capture.checkpoints import switch_off_checkpoints
 from attrib_plugin.capture.interpreter import Interpreter
 from attrib_plugin.capture.kinds import is_causal_mask, kind_of
 from attrib_plugin.capture.mode import AttentionMode
@@ -62,6 +63,8 @@ class CaptureSession:
         self.positions = PositionTracker() if follow_positions else None
         self.batch_size: int | None = None
         self.interpreter = interpreter
+        # A graph that begins in a part of the model that is run again for the backward pass cannot be followed.
+        self.began_in_checkpoint = False
         self._is_paused = False
         self.outputs: tuple[Tensor, ...] = ()
         self._calls: list[AttentionCall] = []
@@ -75,6 +78,7 @@ class CaptureSession:
         with ExitStack() as stack:
             stack.enter_context(installed(self.model, "hooks", install_hooks))
             stack.enter_context(installed(self.model, "frozen parameters", freeze_parameters))
+            stack.enter_context(installed(self.model, "checkpoints", switch_off_checkpoints))
             if is_compiled(self.model):
                 stack.enter_context(installed(WHOLE_PROCESS, "eager stance", force_eager))
             stack.enter_context(entered(self))
@@ -148,7 +152,7 @@ class CaptureSession:
             raise CaptureError(
                 "The explained score does not depend on any captured attention: its graph is missing. Expected a "
                 "differentiable function of the model's output, computed inside the session, of a model without "
-                "torch.no_grad or reentrant activation checkpointing (model.gradient_checkpointing_disable())."
+                "torch.no_grad or reentrant checkpoints of its own (call checkpoint(..., use_reentrant=False))."
             )
         wanted = [self._nodes[call.index] for call in calls]
         nodes = [node for node in wanted if node is not None]

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from attrib_plugin.capture import (
     ActivationTap,
     CaptureSession,
+    GraphAtEmbeddings,
     call_padding,
     is_training,
     n_tokens,
     pooling_weights,
     token_to_token,
+    with_graph,
     without_checkpoints,
 )
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
@@ -179,20 +181,40 @@ def explain_targets(subject: Subject, query: Query, demand: Demand, read: Callab
 
 
 def _explain_batch(subject: Subject, query: Query, demand: Demand, read: Callable[[AttentionTrace], _T]) -> list[_T]:
+    results = _explain_once(subject, query, demand, read)
+    if results is None:
+        results = _explain_once(subject, query, demand, read, from_input=True)
+    return results or []
+
+
+def _explain_once(
+    subject: Subject,
+    query: Query,
+    demand: Demand,
+    read: Callable[[AttentionTrace], _T],
+    *,
+    from_input: bool = False,
+) -> list[_T] | None:
+    """The results; ``None`` if the graph has to begin at the input, which costs more and is therefore not the rule."""
     results = []
     gradients, propagation = demand.gradients, demand.propagation
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.enable_grad():
         given = _for_backward(query.given)
         graph, given = propagation.begin(given) if propagation else (None, given)
+        if from_input and given.tensor.is_floating_point() and not given.keeps_graph:
+            given = replace(given, tensor=with_graph(given.tensor.detach()), keeps_graph=True)
     windowed = subject.member.family.windowed
     with (
         without_checkpoints(),
         CaptureSession(subject.model, gradients=gradients, follow_positions=windowed, interpreter=graph) as session,
         (demand.tap or _no_tap)(session) as tapped,
+        GraphAtEmbeddings() if from_input else nullcontext(),
     ):
         session.batch_size = query.given.batch_size
         with explained_mismatch(given.tensor, subject.model):
             returned = given.call(subject.forward_func)
+        if session.began_in_checkpoint and not from_input:
+            return None
         output = unwrap_output(returned)
         arranged = subject.arrange(subject.member, query, session.calls)
         calls, facts = arranged.calls, arranged.facts

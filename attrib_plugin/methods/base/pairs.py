@@ -74,7 +74,7 @@ class PairInput(ModelInput):
     def passed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional arguments and keyword arguments of the call."""
         texts = self.every_text
-        both = self.tensor.detach(), texts.pop("ids")
+        both = self.tensor if self.keeps_graph else self.tensor.detach(), texts.pop("ids")
         if self.by_keyword is None:
             return (*both, *self.arguments), {**texts, **self.keywords}
         return (), {**dict(zip(self.by_keyword, both, strict=True)), **texts, **self.keywords}
