@@ -17,6 +17,7 @@ import torch
 import transformers
 from model_proofs import LENGTHS
 from open_attention import Case
+from small_configs import CLASSES, HEADS, LAYERS, SWIN_IMAGE, TIMM_SWIN, WIDTH, WINDOWED, small_config
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
@@ -25,62 +26,10 @@ from attrib_plugin.capture import CaptureSession, token_to_token
 from attrib_plugin.errors import NothingCapturedError, UnsupportedAttentionError
 from attrib_plugin.families import find_member
 
-CLASSES = 5
 LARGEST = 1_000_000_000
 """Most weights that are tried: 4 GB."""
 
-_WIDTH, _LAYERS, _HEADS = 32, 3, 4
-_SMALL = {
-    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size"), _WIDTH),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"), _LAYERS),
-    **dict.fromkeys(("encoder_layers", "decoder_layers"), _LAYERS),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "num_self_attention_heads"), _HEADS),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), _HEADS),
-    **dict.fromkeys(("intermediate_size", "d_ff", "n_inner", "ffn_dim", "hidden_dim", "dff"), 2 * _WIDTH),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "moe_intermediate_size"), 2 * _WIDTH),
-    **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "v_head_dim", "attention_head_size"), _WIDTH // _HEADS),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 64),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
-    "num_experts_per_tok": 2,
-    "num_key_value_heads": 2,
-    "vocab_size": 96,
-    "projection_dim": 16,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-}
-
-_WINDOWED = ("donut-swin", "swin", "swinv2")
-# Maps of odd sizes in three stages, so that windows and merged squares are padded; the last is as high as a window, or
-# lower, so that windows are cut and not shifted.
-_SWIN = {"depths": [2, 2, 2], "num_heads": [2, 4, 4], "embed_dim": _WIDTH, "window_size": 3, "patch_size": 4}
-_SWIN_IMAGE = (44, 84)
-_TIMM_SWIN = {**_SWIN, "window_size": ((3, 3), (4, 4), (5, 5)), "img_size": (52, 196)}
 _TORCH_ATTENTION = ("MultiheadAttention", "Softmax", "TransformerEncoderLayer", "TransformerDecoderLayer")
-_LATENT = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "head_dim": 8, "num_key_value_heads": _HEADS}
-_LATENT |= {"kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1, "topk_group": 1}
-_ROTARY = {"rope_theta": 1e4, "rope_type": "default"}
-_LAYER_TYPES = ["full_attention", "linear_attention", "full_attention"]
-_SHARED_LAYERS = ["hybrid", "linear_attention", "hybrid"]  # with weights of one attention block for both
-# What the general small values do not fit, by the model type of a configuration.
-_SPECIAL: dict[str, dict[str, Any]] = {
-    **{kind: _LATENT for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3")},
-    "mistral4": {**_LATENT, "head_dim": 16},  # of both parts of a query; half of it turns
-    "cohere_compass_text": {
-        "num_key_value_heads": _HEADS,
-        "rope_parameters": {"full_attention": _ROTARY, "sliding_attention": _ROTARY},
-    },
-    "esmc": {"num_key_value_heads": _HEADS},
-    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
-    "gptj": {"rotary_dim": 4},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8, "input_size": 32, "patch_size": 8},
-    **{kind: {"decoder_start_token_id": 0} for kind in ("mt5", "t5", "umt5")},
-    **{kind: _SWIN for kind in _WINDOWED},
-    **{kind: {"layer_types": _LAYER_TYPES} for kind in ("qwen3_5_text", "qwen3_next")},
-    "xmod": {"default_language": "en_XX"},
-    **{kind: {"layers_block_type": _SHARED_LAYERS} for kind in ("zamba", "zamba2")},
-}
 
 
 class CannotBuildError(Exception):
@@ -206,23 +155,54 @@ def cases(library: str, name: str, implementation: str) -> Iterator[tuple[str, C
         How it was made, and the case.
     """
     attempts = _timm_attempts(name) if library == "timm" else _transformers_attempts(name)
-    reasons = []
+    reasons: dict[str, str] = {}
     for how, build in attempts:
         try:
             torch.manual_seed(0)
             with _undrawn():
                 model, inputs, keywords = build(implementation)
             _draw_weights(model)
-            case = Case(model, inputs, keywords)
+            # The caller who cuts images into patches names the grid.
+            grid = {"grid": model.grid(inputs)} if isinstance(model, Cutting) else {}
+            case = Case(model, inputs, keywords, grid)
             if how != "whole":
                 with torch.no_grad():
                     model(inputs[:1], **{key: value[:1] for key, value in keywords.items()})
         except Exception as error:  # whatever a library raises for a size that it does not take
-            reasons.append(f"{how}: {type(error).__name__}: {error}")
+            # One reason for several sizes is said once; of a library that is missing, the first line says it.
+            said = str(error).strip().partition("\n")[0] if isinstance(error, ImportError) else str(error)
+            reasons.setdefault(f"{type(error).__name__}: {said}"[:300], how)
             continue
         yield how, case
         return
-    raise CannotBuildError(" | ".join(reason[:300] for reason in reasons))
+    raise CannotBuildError(" | ".join(f"{how}: {reason}" for reason, how in reasons.items()))
+
+
+class Cutting(nn.Module):
+    """A model of patches as one of images, which are cut row by row.
+
+    Args:
+        model: Takes patches of 8 x 8 pixels with all their colours.
+    """
+
+    _SIDE = 8
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return images.shape[-2] // self._SIDE, images.shape[-1] // self._SIDE
+
+    def forward(self, images: Tensor) -> Any:
+        """What the model says of the patches of images (B, C, H, W)."""
+        rows, columns = self.grid(images)
+        patches = images.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 3, 5, 1)
+        patches = patches.reshape(len(images), rows * columns, -1)
+        shapes = torch.tensor([[rows, columns]]).expand(len(images), -1)
+        seen = torch.ones(patches.shape[:2], dtype=torch.long)
+        return self.model(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes)
 
 
 @contextmanager
@@ -255,7 +235,7 @@ def _draw_weights(model: nn.Module) -> None:
         fan_in = parameter[0].numel() if parameter.dim() in (2, 4) else 0
         with torch.no_grad():
             if fan_in:
-                parameter.copy_(noise * (1.5 / fan_in**0.5) if "embed" not in name or fan_in > 3 * _WIDTH else noise)
+                parameter.copy_(noise * (1.5 / fan_in**0.5) if "embed" not in name or fan_in > 3 * WIDTH else noise)
             elif parameter.dim() == 1 and not is_bias:
                 parameter.copy_(1 + 0.1 * noise)
             else:
@@ -285,26 +265,30 @@ def _timm_attempts(name: str) -> Iterator[tuple[str, Any]]:
             if weights > LARGEST:
                 raise CannotBuildError(f"{weights / 1e6:.0f} million weights do not fit")
             model = timm.create_model(name, num_classes=CLASSES, **reduction).eval()
-            for module in model.modules():
-                if hasattr(module, "fused_attn"):
-                    module.fused_attn = implementation == "sdpa"
+            _set_fused(model, implementation)
             return model, torch.randn(2, *shape), {}
 
         yield ", ".join(f"{key}={value}" for key, value in reduction.items()) or "whole", build
 
 
+def _set_fused(model: nn.Module, implementation: str) -> None:
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = implementation == "sdpa"
+
+
 def _reductions(name: str, patch: tuple[int, int] | None, is_windowed: bool) -> Iterator[dict[str, Any]]:
     """Smaller settings that the constructor may take, smallest first; the last is the model as it is."""
     if is_windowed:
-        yield _TIMM_SWIN
+        yield TIMM_SWIN
         return
-    shallow: dict[str, Any] = {"depth": _LAYERS}
+    shallow: dict[str, Any] = {"depth": LAYERS}
     # Some merge 2 x 2 or 3 x 3 patches behind the last layer, so that 3 x 5 of them do not come out even.
     for rows, columns in ((3, 5), (6, 12)) if patch is not None else ():
         small = {**shallow, "img_size": (rows * patch[0], columns * patch[1])}
-        narrow = {**small, "embed_dim": 16 * _HEADS, "num_heads": _HEADS}
+        narrow = {**small, "embed_dim": 16 * HEADS, "num_heads": HEADS}
         yield narrow
-        yield {**narrow, "num_kv_heads": (_HEADS, 2, 2)}  # fewer keys than queries, as a list with one entry a layer
+        yield {**narrow, "num_kv_heads": (HEADS, 2, 2)}  # fewer keys than queries, as a list with one entry a layer
         yield small
         yield {"img_size": small["img_size"]}
     if _outline(name, **shallow) is not None:
@@ -325,17 +309,18 @@ def _patch_of(model: nn.Module) -> tuple[int, int] | None:
 def _transformers_attempts(name: str) -> Iterator[tuple[str, Any]]:
     class_name = name.split()[1]
     model_class = getattr(transformers, class_name)
-    is_image = "ImageClassification" in class_name
+    # Some classifiers of images read ids of colours.
+    is_image = "ImageClassification" in class_name and model_class.main_input_name != "input_ids"
     sizes: list[Any] = [(24, 40), 32, None] if is_image else [None]
-    if model_class.config_class.model_type in _WINDOWED:
-        sizes = [_SWIN_IMAGE]
+    if model_class.config_class.model_type in WINDOWED:
+        sizes = [SWIN_IMAGE]
     for reduced in (True, False):
         for image_size in sizes:
 
             def build(
                 implementation: str, image_size: Any = image_size, reduced: bool = reduced
             ) -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
-                config = _config(model_class.config_class, reduced, image_size)
+                config = small_config(model_class.config_class, reduced, image_size)
                 config._attn_implementation = implementation
                 with torch.device("meta"):
                     weights = sum(parameter.numel() for parameter in model_class(config).parameters())
@@ -344,9 +329,11 @@ def _transformers_attempts(name: str) -> Iterator[tuple[str, Any]]:
                 model = model_class(config).eval()
                 if model.config._attn_implementation != implementation:
                     raise CannotBuildError(f"it has no {implementation} attention")
+                _set_fused(model, implementation)
                 if is_image:
                     side = _image_size(config, image_size)
-                    return model, torch.randn(2, 3, *side), {}
+                    images = torch.randn(2, 3, *side)
+                    return (Cutting(model) if config.model_type == "siglip2" else model), images, {}
                 return model, *_text(model)
 
             yield (
@@ -360,28 +347,6 @@ def _transformers_attempts(name: str) -> Iterator[tuple[str, Any]]:
 def _image_size(config: Any, asked: Any) -> tuple[int, int]:
     size = asked or getattr(getattr(config, "vision_config", config), "image_size", None) or 64
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _config(config_class: type, reduced: bool, image_size: Any) -> Any:
-    settings = _settings(config_class, image_size) if reduced else {}
-    return config_class(**{**settings, "num_labels": CLASSES})
-
-
-def _settings(config_class: type, image_size: Any) -> dict[str, Any]:
-    """Small values for the settings that a configuration has, also in the configurations inside it."""
-    default = config_class()
-    known = default.to_dict()
-    small = {**_SMALL, **({} if image_size is None else {"image_size": image_size, "patch_size": 8})}
-    settings = {
-        key: value for key, value in small.items() if key in known and isinstance(known[key], (int, type(None)))
-    }
-    for key in ("image_size", "patch_size"):
-        if key in small and key in known:
-            settings[key] = small[key]
-    for key in getattr(config_class, "sub_configs", {}):
-        if known.get(key) is not None:
-            settings[key] = _settings(type(getattr(default, key)), image_size)
-    return {**settings, **_SPECIAL.get(default.model_type, {})}
 
 
 def _text(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:

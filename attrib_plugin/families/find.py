@@ -25,6 +25,7 @@ from attrib_plugin.families.hf_rotary_encoder import HF_ROTARY_ENCODER
 from attrib_plugin.families.hf_siglip import HF_SIGLIP
 from attrib_plugin.families.hf_siglip2 import HF_SIGLIP2
 from attrib_plugin.families.hf_siglip_text import HF_SIGLIP_TEXT
+from attrib_plugin.families.hf_stages import HF_STAGES
 from attrib_plugin.families.hf_swin import HF_SWIN
 from attrib_plugin.families.hf_two_towers import HF_CLIP_TOWERS, HF_SIGLIP_TOWERS
 from attrib_plugin.families.hf_vit import HF_VIT
@@ -66,6 +67,7 @@ FAMILIES: tuple[Family, ...] = (
     HF_SIGLIP2,
     HF_SIGLIP_TEXT,
     HF_IJEPA,
+    HF_STAGES,
     HF_SWIN,
     HF_VIT_MAE,
     HF_CLIP_TOWERS,

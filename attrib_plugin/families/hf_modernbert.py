@@ -1,4 +1,7 @@
-"""ModernBERT and EuroBERT in transformers: the classifier reads the first token or the mean of all."""
+"""ModernBERT and its relatives in transformers: the classifier reads the first token or the mean of all.
+
+ModernVBert and UltraVBert are given texts here; their towers of images are seen only where images are given too.
+"""
 
 from typing import Any
 
@@ -7,7 +10,14 @@ from attrib_plugin.records import Readout
 
 # EuroBERT's late pooling is the mean over tokens of what each of them scores.
 _POOLINGS = {"cls": CLS, "bos": CLS, "mean": MEAN, "late": MEAN}
-_CLASSIFIERS = {"ModernBertForSequenceClassification", "EuroBertForSequenceClassification"}
+_TYPES = {
+    "eurobert": "EuroBert",
+    "modernbert": "ModernBert",
+    "modernvbert": "ModernVBert",
+    "ultrabert": "Ultrabert",
+    "ultravbert": "UltraVBert",
+}
+_CLASSIFIERS = {f"{stem}ForSequenceClassification" for stem in _TYPES.values()}
 
 
 def _readout(module: Any) -> Readout | None:
@@ -19,9 +29,6 @@ def _readout(module: Any) -> Readout | None:
 HF_MODERNBERT = Family(
     name="hf_modernbert",
     modality="text",
-    classes=(
-        "transformers.models.modernbert.modeling_modernbert.ModernBertPreTrainedModel",
-        "transformers.models.eurobert.modeling_eurobert.EuroBertPreTrainedModel",
-    ),
+    classes=tuple(f"transformers.models.{kind}.modeling_{kind}.{stem}PreTrainedModel" for kind, stem in _TYPES.items()),
     readout=_readout,
 )

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from attrib_plugin import AttentionRollout, GradientRollout, RawAttention
 from attrib_plugin.errors import CaptureError, UnsupportedAttentionError
 from attrib_plugin.families import find_member
+from attrib_plugin.families.hf_stages import HF_STAGES
 
 timm = pytest.importorskip("timm")
 
@@ -170,3 +171,29 @@ def test_windows_of_a_model_that_no_family_knows_are_refused():
         UnsupportedAttentionError, match=r"\(64, 2, 64, 4\) for 1 samples.*no family of windowed models"
     ):
         AttentionRollout(OwnSwin().eval(), grid=(8, 8), readout="mean").attribute(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("Levit", "merged between stages by attention with fewer queries than keys"),
+        ("MobileViT", "only among pixels that have the same place in each patch"),
+        ("MobileViTV2", "read one common context.*Explain a vision transformer"),
+        ("Segformer", "keys are merged from many tokens"),
+        ("SwiftFormer", "read one common query"),
+    ],
+)
+def test_stages_of_transformers_are_refused_with_their_own_reason(kind, reason):
+    transformers = pytest.importorskip("transformers")
+    model = getattr(transformers, f"{kind}ForImageClassification")(getattr(transformers, f"{kind}Config")()).eval()
+
+    with pytest.raises(UnsupportedAttentionError, match=reason):
+        AttentionRollout(model, readout="mean", grid=(8, 8)).attribute(IMAGE)
+
+
+@pytest.mark.parametrize("kind", ["Cvt", "Dinat", "Pvt", "PvtV2"])
+def test_stages_of_transformers_are_known_by_their_names(kind):
+    transformers = pytest.importorskip("transformers")
+    known = getattr(transformers, f"{kind}PreTrainedModel")
+
+    assert f"{known.__module__}.{known.__qualname__}" in HF_STAGES.classes

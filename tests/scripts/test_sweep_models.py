@@ -33,6 +33,8 @@ SAMPLE = [
     ("transformers", "llama LlamaForSequenceClassification", "eager"),
     ("transformers", "gptj GPTJForSequenceClassification", "eager"),
     ("transformers", "eurobert EuroBertForSequenceClassification", "sdpa"),
+    ("transformers", "ultravbert UltraVBertForSequenceClassification", "eager"),
+    ("transformers", "siglip2 Siglip2ForImageClassification", "sdpa"),
     ("transformers", "metaclip_2 MetaClip2ForImageClassification", "sdpa"),
 ]
 

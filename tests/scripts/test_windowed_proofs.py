@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import model_builders
 import model_proofs
+import small_configs
 import sweep_models
 import windowed_proofs
 from open_attention import Case
@@ -121,9 +122,9 @@ def test_maps_that_leave_out_the_last_layer_are_found(monkeypatch):
 
 
 def test_windows_that_cover_the_image_prove_nothing(monkeypatch):
-    small = {**model_builders._SPECIAL["swin"], "window_size": 6, "depths": [2], "num_heads": [2]}
-    monkeypatch.setitem(model_builders._SPECIAL, "swin", small)
-    monkeypatch.setattr(model_builders, "_SWIN_IMAGE", (24, 24))
+    small = {**small_configs.SPECIAL["swin"], "window_size": 6, "depths": [2], "num_heads": [2]}
+    monkeypatch.setitem(small_configs.SPECIAL, "swin", small)
+    monkeypatch.setattr(model_builders, "SWIN_IMAGE", (24, 24))
     ((_, case),) = model_builders.cases(*SWIN)
 
     failed = windowed_proofs.failed_windowed_proofs(case)
