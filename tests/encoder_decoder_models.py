@@ -35,12 +35,13 @@ TEXT_MODELS = {
 
 
 @cache
-def text_model(name: str, implementation: str = "sdpa", suffix: str | None = None) -> nn.Module:
+def text_model(name: str, implementation: str = "sdpa", suffix: str | None = None, **changes: Any) -> nn.Module:
     """A seeded model with weights large enough for attention that is far from uniform."""
     import transformers
 
     stem, usual, sizes = TEXT_MODELS[name]
-    config = getattr(transformers, f"{stem}Config")(**sizes, **_MARKS, attn_implementation=implementation)
+    settings = {**sizes, **_MARKS, "attn_implementation": implementation, **changes}
+    config = getattr(transformers, f"{stem}Config")(**settings)
     return seeded(getattr(transformers, stem + (suffix or usual))(config))
 
 

@@ -6,15 +6,20 @@ thread that they run in.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from attrib_plugin.capture.state import modules_of, remove_all
+from attrib_plugin.errors import UnsupportedAttentionError
+
+_ATTENDS = re.compile(r"aten::_?(softmax|scaled_dot_product|\w*multi_head_attention)")
 
 
 class Scoped(Protocol):
@@ -74,7 +79,11 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
 
     Returns:
         The function that removes the hooks.
+
+    Raises:
+        UnsupportedAttentionError: If part of the model is TorchScript that attends.
     """
+    _refuse_unseen_attention(model)
     handles: list[RemovableHandle] = []
     remove = remove_all(handles)
     try:
@@ -98,10 +107,24 @@ def may_attend(module: nn.Module) -> bool:
         module: Any module of a model.
 
     Returns:
-        False for leaves that torch itself defines.
+        False for leaves that torch itself defines, and for TorchScript, which takes no hooks.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     # Leaves that torch itself defines (linear layers, norms) make no attention call; hooks on them cost time.
     return bool(module._modules) or not type(module).__module__.startswith("torch.nn.modules")
+
+
+def _refuse_unseen_attention(model: nn.Module) -> None:
+    """Attention within TorchScript calls no Python, so the map would leave out its layers in silence."""
+    for name, module in modules_of(model):
+        if isinstance(module, torch.jit.ScriptModule) and (
+            module is model or _ATTENDS.search(str(module.inlined_graph))
+        ):
+            raise UnsupportedAttentionError(
+                f"{repr(name) if name else 'The model'} is TorchScript ({type(module).__name__}), whose attention "
+                "cannot be seen. Give the Python model from which it was scripted or traced."
+            )
 
 
 def _session_on(model: nn.Module) -> Scoped | None:

@@ -256,8 +256,9 @@ def test_a_classifier_reads_the_token_above_the_last_end_of_text(name):
     assert not torch.allclose(relevance, elsewhere)
 
 
-def test_a_model_that_answers_questions_reads_the_position_of_the_target():
-    model = text_model("bart", suffix="ForQuestionAnswering")
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_a_model_that_answers_questions_reads_the_position_of_the_target(name):
+    model = text_model(name, suffix="ForQuestionAnswering", num_labels=2)
     method = EncoderDecoderRelevance(model)
 
     relevance = method.attribute(IDS, [3, 1, 2], forward_kwargs={"attention_mask": MASK})
@@ -266,6 +267,10 @@ def test_a_model_that_answers_questions_reads_the_position_of_the_target():
         IDS, [3, 1, 2], forward_kwargs={"attention_mask": MASK}, readout=torch.tensor([3, 1, 2])
     )
     assert_close(relevance, expected, rtol=0.0, atol=0.0)
+    for sample, length in enumerate(MASK.sum(-1).tolist()):
+        alone = method.attribute(IDS[sample : sample + 1, :length], [3, 1, 2][sample])
+        assert_same(relevance[sample, :length], alone[0])
+        assert alone.any()
 
 
 def test_a_single_decoder_token_is_cross_attention_and_no_pooling():
