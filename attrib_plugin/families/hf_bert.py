@@ -1,6 +1,6 @@
 """BERT and its relatives in transformers, from RoBERTa to LayoutLM and ESM. Classifiers read the first token.
 
-LayoutLM's maps are over its words; the boxes only place them.
+Maps of LayoutLM and TAPAS are over words; boxes and cells only place them.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ _TYPES = {
     "esm.modeling_esm": "Esm",
     "ibert.modeling_ibert": "IBert",
     "layoutlm.modeling_layoutlm": "LayoutLM",
+    "layoutlmv3.modeling_layoutlmv3": "LayoutLMv3",
     "luke.modeling_luke": "Luke",
     "markuplm.modeling_markuplm": "MarkupLM",
     "megatron_bert.modeling_megatron_bert": "MegatronBert",
@@ -24,16 +25,23 @@ _TYPES = {
     "roberta.modeling_roberta": "Roberta",
     "roberta_prelayernorm.modeling_roberta_prelayernorm": "RobertaPreLayerNorm",
     "roc_bert.modeling_roc_bert": "RoCBert",
+    "squeezebert.modeling_squeezebert": "SqueezeBert",
+    "tapas.modeling_tapas": "Tapas",
     "xlm_roberta.modeling_xlm_roberta": "XLMRoberta",
     "xlm_roberta_xl.modeling_xlm_roberta_xl": "XLMRobertaXL",
     "xmod.modeling_xmod": "Xmod",
 }
-_FROM_ZERO = ("bert", "big_bird", "electra", "ernie", "layoutlm", "megatron-bert", "rembert", "roc_bert")
+_FROM_ZERO = (
+    *("bert", "big_bird", "electra", "ernie", "layoutlm", "megatron-bert"),
+    *("rembert", "roc_bert", "squeezebert", "tapas"),
+)
 
 
 def _max_tokens(module: Any) -> int | None:
     config = module.config
-    if getattr(config, "position_embedding_type", "absolute") == "rotary":
+    has_no_end = getattr(config, "position_embedding_type", "absolute") == "rotary"
+    # TAPAS begins again in every cell, and its last position serves for all that follow.
+    if has_no_end or getattr(config, "reset_position_index_per_cell", False):
         return None
     positions: int = config.max_position_embeddings
     # RoBERTa-like models number positions from the padding index on.

@@ -7,6 +7,8 @@ from attrib_plugin.families.base import Family
 _CONVOLUTION = "half of every layer mixes neighbouring tokens by convolution, beside its attention heads"
 _DIFFERENCE = "every layer is the difference of two attentions, which are no layers one after another"
 _RECURRENCE = "some of its layers mix tokens by linear attention, a state space or convolution, not by attention"
+_LANDMARKS = "its attention is a product of three smaller ones by way of landmarks, beside a convolution over tokens"
+_TWO_STREAMS = "a second stream attends to the layout beside the words, and the two add up their attention scores"
 _TYPES = {
     "convbert": ("ConvBert", _CONVOLUTION),
     "diffllama": ("DiffLlama", _DIFFERENCE),
@@ -15,8 +17,10 @@ _TYPES = {
     "granitemoehybrid": ("GraniteMoeHybrid", _RECURRENCE),
     "jamba": ("Jamba", _RECURRENCE),
     "lfm2": ("Lfm2", _RECURRENCE),
+    "lilt": ("Lilt", _TWO_STREAMS),
     "minimax": ("MiniMax", _RECURRENCE),
     "nemotron_h": ("NemotronH", _RECURRENCE),
+    "nystromformer": ("Nystromformer", _LANDMARKS),
     "qwen3_5": ("Qwen3_5", _RECURRENCE),
     "qwen3_next": ("Qwen3Next", _RECURRENCE),
     "recurrent_gemma": ("RecurrentGemma", _RECURRENCE),

@@ -13,7 +13,11 @@ _REASON = (
 
 # Their names, where they do not say Attention; models of many kinds of blocks have convolutions called attention, too.
 _BLOCKS = {"BottleneckAttn", "HaloAttn", "LambdaLayer", "SHMABlock", "SHSA"}
-_OF_BLOCKS = {"ByobNet": {"MobileVitBlock", "MobileVitV2Block"}, "MobileNetV3": {"MobileAttention"}}
+_OF_BLOCKS = {
+    # The last two are the whole of what attends in the image towers of CLIP that are residual networks.
+    "ByobNet": {"MobileVitBlock", "MobileVitV2Block", "AttentionPool2d", "RotAttentionPool2d"},
+    "MobileNetV3": {"MobileAttention"},
+}
 
 
 def _refusal(module: Any) -> str | None:

@@ -163,7 +163,25 @@ def test_a_decoder_with_linear_attention_is_refused_whatever_is_given():
         AttentionRollout(model, readout="last").attribute(torch.randint(5, 60, (2, 7)))
 
 
-@pytest.mark.parametrize("name", ["efficientformer_l1", "fastvit_sa12"])
+@pytest.mark.parametrize(
+    ("stem", "settings", "reason"),
+    [
+        ("Nystromformer", {"num_landmarks": 2, "segment_means_seq_len": 20}, "by way of landmarks"),
+        (
+            "Lilt",
+            {"channel_shrink_ratio": 2, "max_2d_position_embeddings": 20},
+            "a second stream attends to the layout",
+        ),
+    ],
+)
+def test_other_sums_and_products_of_attention_are_refused_whatever_is_given(stem, settings, reason):
+    model = classifier(stem, **SMALL, **settings)
+
+    with pytest.raises(UnsupportedAttentionError, match=reason):
+        AttentionRollout(model, readout="cls").attribute(torch.randint(5, 60, (2, 7)))
+
+
+@pytest.mark.parametrize("name", ["efficientformer_l1", "fastvit_sa12", "resnet50_clip"])
 def test_a_model_whose_last_stage_alone_attends_is_refused_with_grid_and_read_out_given(name):
     import timm
 
@@ -171,6 +189,16 @@ def test_a_model_whose_last_stage_alone_attends_is_refused_with_grid_and_read_ou
 
     with pytest.raises(UnsupportedAttentionError, match="only its last blocks attend"):
         AttentionRollout(model, grid=(7, 7), prefix_tokens=0, readout="mean").attribute(torch.randn(1, 3, 224, 224))
+
+
+def test_texts_of_tables_may_be_longer_than_the_positions_where_cells_count_anew():
+    ids = torch.randint(5, 60, (2, 25))
+
+    relevance = AttentionRollout(classifier("Tapas", **SMALL, reset_position_index_per_cell=True)).attribute(ids)
+
+    assert relevance.shape == (2, 25)
+    with pytest.raises(InputError, match="25"):
+        AttentionRollout(classifier("Tapas", **SMALL, reset_position_index_per_cell=False)).attribute(ids)
 
 
 def test_a_relative_of_them_without_attention_is_not_said_to_have_some():

@@ -34,6 +34,8 @@ SAMPLE = [
     ("transformers", "gptj GPTJForSequenceClassification", "eager"),
     ("transformers", "eurobert EuroBertForSequenceClassification", "sdpa"),
     ("transformers", "ultravbert UltraVBertForSequenceClassification", "eager"),
+    ("transformers", "tapas TapasForSequenceClassification", "eager"),
+    ("transformers", "layoutlmv3 LayoutLMv3ForSequenceClassification", "sdpa"),
     ("transformers", "siglip2 Siglip2ForImageClassification", "sdpa"),
     ("transformers", "metaclip_2 MetaClip2ForImageClassification", "sdpa"),
 ]
