@@ -130,15 +130,15 @@ def in_fresh_process(script: str, *arguments: str, timeout: float | None = None)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def seconds_to_import(module: str) -> float:
-    """Seconds that a fresh process needs to import a module, with everything that it imports.
+def seconds_to_import(statement: str) -> float:
+    """Seconds that a fresh process needs for an import, with everything that is imported by it.
 
     Args:
-        module: Its dotted name.
+        statement: The import.
 
     Returns:
         Wall time from the first line of the program.
     """
-    program = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+    program = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return float(done.stdout)

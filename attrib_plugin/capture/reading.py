@@ -19,7 +19,11 @@ _T = TypeVar("_T")
 
 
 def call_probabilities(
-    call: AttentionCall, rows: Tensor | slice | None = None, keys: slice | None = None
+    call: AttentionCall,
+    rows: Tensor | slice | None = None,
+    keys: slice | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "batch head row key"]:
     """Attention probabilities of a call.
 
@@ -27,6 +31,7 @@ def call_probabilities(
         call: The recorded call.
         rows: Indices of the queries wanted, or a slice of them; ``None`` is all of them.
         keys: The keys wanted, where no wanted query attends to any other; ``None`` is all of them.
+        out: Memory for the result of a fused call, of its shape and type.
 
     Returns:
         Probabilities, at least float32; rows sum to one, or to zero where every key is masked.
@@ -39,12 +44,17 @@ def call_probabilities(
         return weights.float() if weights.dtype in (torch.float16, torch.bfloat16) else weights
     query, key = _by_sample(_defined(call.query), call), _by_sample(_defined(call.key), call)
     return attention_probabilities(
-        query, key, mask=call.mask, is_causal=call.is_causal, scale=call.scale, rows=rows, keys=keys
+        query, key, mask=call.mask, is_causal=call.is_causal, scale=call.scale, rows=rows, keys=keys, out=out
     )
 
 
 def call_gradient(
-    call: AttentionCall, output_gradient: Tensor, rows: Tensor | slice | None = None, keys: slice | None = None
+    call: AttentionCall,
+    output_gradient: Tensor,
+    rows: Tensor | slice | None = None,
+    keys: slice | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "batch head row key"]:
     """Gradient of the explained score with respect to the probabilities of a call.
 
@@ -53,6 +63,7 @@ def call_gradient(
         output_gradient: Gradient of the score with respect to ``call.output``.
         rows: Indices of the queries wanted, or a slice of them; ``None`` is all of them.
         keys: The keys wanted; ``None`` is all of them.
+        out: Memory for the result of a fused call, of its shape and type.
 
     Returns:
         Gradient in units of the score, signed, at least float32.
@@ -62,7 +73,7 @@ def call_gradient(
     """
     if call.value is not None:
         value = _by_sample(call.value, call)
-        return attention_gradient(_by_sample(output_gradient, call), value, rows=rows, keys=keys)
+        return attention_gradient(_by_sample(output_gradient, call), value, rows=rows, keys=keys, out=out)
     with torch.enable_grad():
         weights = _defined(call.weights).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(_defined(call.product)(weights), weights, output_gradient)

@@ -24,6 +24,7 @@ def attention_probabilities(
     scale: float | None = None,
     rows: Int[Tensor, " row"] | slice | None = None,
     keys: slice | None = None,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "batch head row key"]:
     """Probabilities softmax(scale · query · keyᵀ + mask), as ``scaled_dot_product_attention`` defines them.
 
@@ -37,6 +38,7 @@ def attention_probabilities(
         scale: Factor on the products; ``None`` is 1/sqrt(dim).
         rows: Indices of the queries wanted, or a slice of them; ``None`` is all of them.
         keys: The keys wanted, where it is known that no wanted query attends to any other; ``None`` is all of them.
+        out: Memory for the result, of its shape and type; nothing else of that size is made then.
 
     Returns:
         Probabilities; every row sums to one, or is zero where every key is masked.
@@ -44,22 +46,23 @@ def attention_probabilities(
     n_queries, n_keys = query.shape[-2], key.shape[-2]
     query, key = _rows_of(query, rows), _rows_of(key, keys)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = _by_key_head(_at_least_float32(query) * scale, _at_least_float32(key))  # (B, H, R, K)
+    scores = _by_key_head(_at_least_float32(query) * scale, _at_least_float32(key), out)  # (B, H, R, K)
     if is_causal:
         positions = _rows_of(torch.arange(n_queries, device=query.device)[:, None], rows)
         key_positions = torch.arange(n_keys, device=query.device)[slice(None) if keys is None else keys]
-        scores = scores.masked_fill(key_positions > positions, -torch.inf)
+        scores = scores.masked_fill_(key_positions > positions, -torch.inf)
     if mask is None:
-        return scores.softmax(-1)
+        return torch.softmax(scores, -1, out=out)
     mask = mask_part(mask, rows, keys)
     is_boolean = mask.dtype is torch.bool
-    scores = scores.masked_fill(~mask, -torch.inf) if is_boolean else scores + mask
+    scores = scores.masked_fill_(~mask, -torch.inf) if is_boolean else torch.add(scores, mask, out=out)
     if is_causal:
         hidden = scores.amax(-1) == -torch.inf
     else:
         hidden = ~mask.any(-1) if is_boolean else mask.amax(-1) == -torch.inf
     # A row without any key would be NaN; the fused kernels define its output as zero.
-    return scores.softmax(-1).nan_to_num(nan=0.0) if hidden.any() else scores.softmax(-1)
+    probs = torch.softmax(scores, -1, out=out)
+    return probs.nan_to_num_(nan=0.0) if hidden.any() else probs
 
 
 def attention_gradient(
@@ -68,6 +71,7 @@ def attention_gradient(
     *,
     rows: Int[Tensor, " row"] | slice | None = None,
     keys: slice | None = None,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "batch head row key"]:
     """Gradient with respect to the probabilities, ∂y/∂A = (∂y/∂O)·Vᵀ.
 
@@ -78,11 +82,13 @@ def attention_gradient(
         value: Values; with fewer heads than ``output_gradient`` each serves a group of heads.
         rows: Indices of the queries wanted, or a slice of them; ``None`` is all of them.
         keys: The keys wanted; ``None`` is all of them.
+        out: Memory for the result, of its shape and type.
 
     Returns:
         Gradient, in units of the score per unit of probability; signed.
     """
-    return _by_key_head(_at_least_float32(_rows_of(output_gradient, rows)), _at_least_float32(_rows_of(value, keys)))
+    gradient, value = _at_least_float32(_rows_of(output_gradient, rows)), _at_least_float32(_rows_of(value, keys))
+    return _by_key_head(gradient, value, out)
 
 
 def mask_part(mask: Tensor, rows: Int[Tensor, " row"] | slice | None, keys: slice | None = None) -> Tensor:
@@ -100,15 +106,18 @@ def mask_part(mask: Tensor, rows: Int[Tensor, " row"] | slice | None, keys: slic
     return mask if keys is None or mask.shape[-1] == 1 else mask[..., keys]
 
 
-def _by_key_head(queries: Tensor, keys: Tensor) -> Tensor:
+def _by_key_head(queries: Tensor, keys: Tensor, out: Tensor | None = None) -> Tensor:
     """Products of every query with every key of its head; query heads that share keys are multiplied together."""
     n_heads, n_key_heads = queries.shape[-3], keys.shape[-3]
     if n_key_heads in (1, n_heads):
-        return queries @ keys.transpose(-1, -2)
+        return torch.matmul(queries, keys.transpose(-1, -2), out=out)
     # Repeating the keys for every query head would copy them; the heads of a group are rows of one product instead.
     *lead, _, n_rows, dim = queries.shape
     grouped = queries.reshape(*lead, n_key_heads, n_heads // n_key_heads * n_rows, dim)
-    return (grouped @ keys.transpose(-1, -2)).reshape(*lead, n_heads, n_rows, keys.shape[-2])
+    grouped_out = None if out is None else out.view(*grouped.shape[:-1], keys.shape[-2])
+    return torch.matmul(grouped, keys.transpose(-1, -2), out=grouped_out).reshape(
+        *lead, n_heads, n_rows, keys.shape[-2]
+    )
 
 
 def _rows_of(tensor: Tensor, rows: Tensor | slice | None) -> Tensor:

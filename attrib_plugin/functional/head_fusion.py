@@ -24,7 +24,7 @@ def fuse_heads(
             probabilities and removes axis -3; it must treat every query row by itself.
 
     Returns:
-        One non-negative map; rows sum to one for ``"mean"`` only.
+        One non-negative map; rows sum to one for ``"mean"`` only. Of a single head it may be a view.
 
     Raises:
         ValueError: If ``how`` is unknown, or a callable returns another shape.
@@ -33,7 +33,7 @@ def fuse_heads(
         Abnar and Zuidema 2020, arXiv:2005.00928 (mean).
     """
     if how == "mean":
-        return probs.mean(-3)
+        return probs.mean(-3) if probs.shape[-3] > 1 else probs.squeeze(-3)
     if how == "max":
         return probs.amax(-3)
     if how == "min":

@@ -24,6 +24,7 @@ def mix_residual(
     *,
     rows: Int[Tensor, " query"] | None = None,
     row_normalize: RowNormalization = True,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "*batch query key"]:
     """Residual-adjusted attention: (1 - weight)·A + weight·I, rows normalised to sum to one.
 
@@ -36,6 +37,7 @@ def mix_residual(
         rows: Which token each row of ``attention`` belongs to; ``None`` when all rows are there.
         row_normalize: True divides each row by its sum, False leaves the mixture, ``"vit_explain"`` divides column j
             by the sum of row j, as vit-explain does by mistake.
+        out: Memory of the shape of ``attention`` for the result, which may be that of ``attention``.
 
     Returns:
         The mixed map; every row sums to one, or is zero where ``attention`` is zero and ``weight`` is 0.
@@ -54,13 +56,13 @@ def mix_residual(
     if rows is None and n_queries != n_keys:
         raise ValueError(f"attention must map N tokens to the same N tokens, not {n_keys} to {n_queries}.")
     queries = torch.arange(n_queries, device=attention.device)
-    mixed = attention * (1.0 - weight)
+    mixed = torch.mul(attention, 1.0 - weight, out=out)
     mixed[..., queries, queries if rows is None else rows] += weight
     if not row_normalize:
         return mixed
     sums = mixed.sum(-1, keepdim=True)
     sums = torch.where(sums > 0, sums, torch.ones_like(sums))
-    return mixed / (by_column(sums, rows) if row_normalize == "vit_explain" else sums)
+    return torch.div(mixed, by_column(sums, rows) if row_normalize == "vit_explain" else sums, out=out)
 
 
 def attention_rollout(

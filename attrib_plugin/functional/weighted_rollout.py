@@ -38,6 +38,7 @@ def gradient_weighted_attention(
     *,
     sign: Literal["positive", "negative"] = "positive",
     clamp: Clamp = "heads",
+    out: Tensor | None = None,
 ) -> Float[Tensor, "*layer batch query key"]:
     """Mean over heads of the attention that speaks for, or against, the explained score.
 
@@ -48,6 +49,7 @@ def gradient_weighted_attention(
         gradients: Gradient ∂A of the score with respect to them.
         sign: Which evidence to keep.
         clamp: What drops its other sign: each of the ``"heads"``, or their ``"mean"``, as in vit-explain.
+        out: Memory of the shape of ``probs`` to work in, which may be that of ``gradients``.
 
     Returns:
         Non-negative map in units of the score; rows do not sum to one.
@@ -61,11 +63,12 @@ def gradient_weighted_attention(
     if sign not in ("positive", "negative"):
         raise ValueError(f"sign must be 'positive' or 'negative' here, not {sign!r}.")
     check_choice("clamp", clamp, CLAMPS)
-    weighted = probs * gradients
+    weighted = torch.mul(probs, gradients, out=out)
     if clamp == "mean":
         weighted = weighted.mean(-3)
     weighted = weighted.clamp_(min=0) if sign == "positive" else weighted.clamp_(max=0)
-    weighted = weighted.mean(-3) if clamp == "heads" else weighted
+    if clamp == "heads":
+        weighted = weighted.mean(-3) if weighted.shape[-3] > 1 else weighted.squeeze(-3)
     return weighted if sign == "positive" else weighted.neg_()
 
 

@@ -146,7 +146,14 @@ class AttentionRollout(AttentionAttribution):
         return fuse_heads(block.probs, self.head_fusion)
 
     def _mixed(self, block: RowBlock) -> Tensor:
-        return mix_residual(self._fused(block), self.residual, rows=block.rows, row_normalize=self.row_normalize)
+        fused = self._fused(block)
+        return mix_residual(
+            fused,
+            self.residual,
+            rows=block.rows,
+            row_normalize=self.row_normalize,
+            out=fused if block.is_lent else None,
+        )
 
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
         for layer in from_the_top(layers, self.start_layer):
@@ -156,7 +163,13 @@ class AttentionRollout(AttentionAttribution):
     def _times(self, layer: AttentionLayer, weights: Tensor, layout: TokenLayout) -> Tensor:
         if self._needs_all_rows:
             return weights @ self._whole(layer, layout)
-        return layer.times(weights, self._mixed, averages_heads=self.head_fusion == "mean")
+        return layer.times(
+            weights,
+            self._mixed,
+            averages_heads=self.head_fusion == "mean",
+            # A function of the user's may keep what it is given.
+            keeps_nothing=isinstance(self.head_fusion, str),
+        )
 
     @property
     def _needs_all_rows(self) -> bool:

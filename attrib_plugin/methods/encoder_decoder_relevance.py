@@ -217,5 +217,5 @@ class EncoderDecoderRelevance(AttentionAttribution):
             start = rows / sums.where(sums != 0, torch.ones_like(sums))[..., None, :]
         gained = torch.zeros_like(rows)
         for layer in reversed(layers):
-            gained = gained + layer.times(start + gained, self._evidence, averages_heads=True)
+            gained = gained + layer.times(start + gained, self._evidence, averages_heads=True, keeps_nothing=True)
         return rows + gained

@@ -9,25 +9,24 @@ import torch
 from torch import Tensor
 
 from attrib_plugin.errors import UnsupportedAttentionError
-from attrib_plugin.functional import discard_lowest, gradient_weighted_attention, row_normalized_gain, score_gradients
+from attrib_plugin.functional import discard_lowest, row_normalized_gain, score_gradients
 from attrib_plugin.functional.choices import check_choice
 from attrib_plugin.functional.rollout import ROW_NORMALIZATIONS, RowNormalization
-from attrib_plugin.functional.weighted_rollout import CLAMPS, SIGNS, Clamp
+from attrib_plugin.functional.weighted_rollout import CLAMPS, Clamp
 from attrib_plugin.methods.base import (
+    SIGNS,
     AttentionAttribution,
     AttentionLayer,
     RowBlock,
+    Sign,
+    evidence_by_sign,
     from_the_top,
     layers_of,
+    net_evidence,
     to_the_input,
+    weighted_by_sign,
 )
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
-
-_SIGNS: dict[str, tuple[Literal["positive", "negative"], ...]] = {
-    "positive": ("positive",),
-    "negative": ("negative",),
-    "signed": ("positive", "negative"),
-}
 
 
 class GradientRollout(AttentionAttribution):
@@ -115,7 +114,7 @@ class GradientRollout(AttentionAttribution):
         self,
         forward_func: Callable[..., Any],
         *,
-        sign: Literal["positive", "negative", "signed"] = "positive",
+        sign: Sign = "positive",
         start_layer: int = 0,
         row_normalize: RowNormalization = False,
         include_identity: bool = False,
@@ -125,7 +124,7 @@ class GradientRollout(AttentionAttribution):
         **options: Any,
     ) -> None:
         super().__init__(forward_func, **options)
-        check_choice("sign", sign, SIGNS)
+        check_choice("sign", sign, tuple(SIGNS))
         check_choice("row_normalize", row_normalize, ROW_NORMALIZATIONS)
         check_choice("clamp", clamp, CLAMPS)
         check_choice("gradients", gradients, ("attention", "vit_explain"))
@@ -139,14 +138,8 @@ class GradientRollout(AttentionAttribution):
         self.discard_ratio = discard_ratio
         self.gradients = gradients
 
-    def _by_sign(self, probs: Tensor, gradients: Tensor) -> Tensor:
-        """Evidence of each sign, (sign,B,R,N)."""
-        return torch.stack(
-            [gradient_weighted_attention(probs, gradients, sign=sign, clamp=self.clamp) for sign in _SIGNS[self.sign]]
-        )
-
     def _evidence(self, block: RowBlock) -> Tensor:
-        return self._by_sign(*block.weighted)
+        return evidence_by_sign(block, self.sign, clamp=self.clamp)
 
     def _gain(self, block: RowBlock) -> Tensor:
         evidence = self._evidence(block)
@@ -173,18 +166,18 @@ class GradientRollout(AttentionAttribution):
                 f"gradients='vit_explain' pairs layers from both ends, which need attention of one shape; found "
                 f"{tuple(probs.shape)} and {tuple(gradients.shape)}. Use gradients='attention'."
             )
-        return self._by_sign(probs, gradients)
+        return weighted_by_sign(probs, gradients, self.sign, clamp=self.clamp)
 
     def _times(self, layer: AttentionLayer, weights: Tensor, layout: TokenLayout) -> Tensor:
         if not self._needs_all_rows:
             separate = self.clamp == "heads" and not self.row_normalize
-            return layer.times(weights, self._gain, averages_heads=separate)
+            return layer.times(weights, self._gain, averages_heads=separate, keeps_nothing=True)
         evidence = self._whole(layer, layout)
         normalize = self.row_normalize
         return weights @ (row_normalized_gain(evidence, row_normalize=normalize) if normalize else evidence)
 
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
-        gained = readout.new_zeros(len(_SIGNS[self.sign]), *readout.shape)
+        gained = readout.new_zeros(len(SIGNS[self.sign]), *readout.shape)
         for layer in from_the_top(layers, self.start_layer):
             # The start is carried beside the gain: added to it, small relevance would drown in the one.
             gained = layer.below(gained + self._times(layer, readout + gained, layout))
@@ -193,7 +186,7 @@ class GradientRollout(AttentionAttribution):
         return self._net(gained) + readout if self.include_identity and self.sign != "signed" else self._net(gained)
 
     def _net(self, by_sign: Tensor) -> Tensor:
-        return by_sign[0] - by_sign[1] if self.sign == "signed" else by_sign[0]
+        return net_evidence(by_sign, self.sign)
 
     def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
         if self._needs_all_rows:

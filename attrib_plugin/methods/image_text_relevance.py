@@ -246,7 +246,7 @@ class ImageTextRelevance(AttentionAttribution):
         start = start + layers[0].n_layers if start < 0 else start
         gained = readout.new_zeros(len(SIGNS[self.sign]), *readout.shape)
         for layer in from_the_top(layers, start):
-            gained = gained + layer.times(readout + gained, self._evidence, averages_heads=True)
+            gained = gained + layer.times(readout + gained, self._evidence, averages_heads=True, keeps_nothing=True)
         return self._net(gained)
 
     def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:

@@ -87,6 +87,11 @@ class RawAttention(AttentionAttribution):
     def _averages_heads(self) -> bool:
         return self.head is None and self.head_fusion == "mean"
 
+    def _times(self, layer: AttentionLayer, weights: Tensor) -> Tensor:
+        # A function of the user's may keep what it is given.
+        keeps_nothing = isinstance(self.head_fusion, str)
+        return layer.times(weights, self._fused, averages_heads=self._averages_heads, keeps_nothing=keeps_nothing)
+
     def _rows(self, layers: Sequence[AttentionLayer], readout: Tensor, layout: TokenLayout) -> Tensor:
         if self.layer is not None:
             if not -len(layers) <= self.layer < len(layers):
@@ -97,7 +102,7 @@ class RawAttention(AttentionAttribution):
         total = torch.zeros_like(readout)
         for position, layer in reversed(list(enumerate(layers))):
             if position in wanted:
-                total = total + layer.times(readout, self._fused, averages_heads=self._averages_heads)
+                total = total + self._times(layer, readout)
             total, readout = layer.below(total), layer.below(readout)
         return total / len(wanted)
 
@@ -107,7 +112,7 @@ class RawAttention(AttentionAttribution):
     def _rows_by_layer(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
         layers, readout, rows = layers_of(trace), trace.layout.readout[:, None], list[Tensor]()
         for layer in reversed(layers):
-            row = layer.times(readout, self._fused, averages_heads=self._averages_heads)
+            row = self._times(layer, readout)
             rows.append(to_the_input(layers[: layer.position + 1], row).squeeze(1))
             readout = layer.below(readout)
         return tuple(reversed(rows))

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from attrib_plugin.errors import InputError
-from attrib_plugin.functional import gradient_weighted_attention, row_normalized_gain
+from attrib_plugin.functional import row_normalized_gain
 from attrib_plugin.functional.choices import check_choice
-from attrib_plugin.functional.weighted_rollout import SIGNS, Sign
 from attrib_plugin.methods.base import (
+    SIGNS,
     AttentionAttribution,
     AttentionLayer,
     Propagation,
     RowBlock,
+    Sign,
     Target,
     find_composite,
     from_the_top,
     layers_of,
+    net_evidence,
     to_the_input,
+    weighted_by_sign,
 )
 from attrib_plugin.propagation import Composite
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
@@ -113,7 +116,7 @@ class TransformerAttribution(AttentionAttribution):
         **options: Any,
     ) -> None:
         super().__init__(forward_func, **options)
-        check_choice("sign", sign, SIGNS)
+        check_choice("sign", sign, tuple(SIGNS))
         check_choice("weighting", weighting, get_args(Weighting))
         self.sign: Sign = sign
         self.start_layer = start_layer
@@ -130,10 +133,10 @@ class TransformerAttribution(AttentionAttribution):
 
     def _evidence(self, block: RowBlock) -> Tensor:
         """Evidence of each sign, (sign,B,R,N)."""
-        weights = block.weighted[1] if self.weighting == "gradient" else torch.ones_like(block.relevant)
-        signs: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
-        wanted = signs if self.sign == "signed" else tuple(one for one in signs if one == self.sign)
-        return torch.stack([gradient_weighted_attention(block.relevant, weights, sign=one) for one in wanted])
+        if self.weighting != "gradient":
+            return weighted_by_sign(block.relevant, torch.ones_like(block.relevant), self.sign)
+        gradients = block.weighted[1]
+        return weighted_by_sign(block.relevant, gradients, self.sign, out=gradients if block.is_lent else None)
 
     def _gain(self, block: RowBlock) -> Tensor:
         evidence = self._evidence(block)
@@ -144,10 +147,11 @@ class TransformerAttribution(AttentionAttribution):
         if self.layer is not None:
             layer = _one_of(layers, self.layer)
             return self._net(layer.times(_down_to(layers, layer, readout) + gained, self._evidence))
+        separate = not self.row_normalize
         for layer in from_the_top(layers, self.start_layer):
             # The start is carried beside the gain: added to it, small relevance would drown in the one.
             gained = layer.below(
-                gained + layer.times(readout + gained, self._gain, averages_heads=not self.row_normalize)
+                gained + layer.times(readout + gained, self._gain, averages_heads=separate, keeps_nothing=True)
             )
             readout = layer.below(readout)
         gained, readout = (to_the_input(layers[: self.start_layer], rows) for rows in (gained, readout))
@@ -175,7 +179,7 @@ class TransformerAttribution(AttentionAttribution):
         return found[0]
 
     def _net(self, by_sign: Tensor) -> Tensor:
-        return by_sign[0] - by_sign[1] if self.sign == "signed" else by_sign[0]
+        return net_evidence(by_sign, self.sign)
 
     def _layer_matrices(self, trace: AttentionTrace) -> tuple[Tensor, ...]:
         return tuple(self._net(layer.matrix(self._evidence)) for layer in layers_of(trace))

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import tiny_input, tiny_model
 from torch.testing import assert_close
 
+from attrib_plugin import AttentionRollout
 from attrib_plugin.capture import visible_keys
 from attrib_plugin.functional import fuse_heads, gradient_weighted_attention, mix_residual, row_normalized_gain
-from attrib_plugin.methods.base import AttentionLayer, blocks
+from attrib_plugin.methods.base import AttentionLayer, blocks, evidence_by_sign
 from attrib_plugin.methods.base.blocks import Sizes, extents
 from attrib_plugin.methods.base.layers import LayerRecord
 from attrib_plugin.records import AttentionCall
@@ -78,6 +80,16 @@ FORMULAS = {
         False,
     ),
     "relevance": (lambda block: block.relevant.mean(1), True),
+    "evidence for, in the block's memory": (lambda block: evidence_by_sign(block, "positive"), True),
+    "evidence against, in the block's memory": (lambda block: evidence_by_sign(block, "negative"), True),
+    "evidence of both signs, in the block's memory": (lambda block: evidence_by_sign(block, "signed"), True),
+    "clamped mean, in the block's memory": (lambda block: evidence_by_sign(block, "signed", clamp="mean"), False),
+    "residual, in the block's memory": (
+        lambda block: mix_residual(
+            block.probs.amax(1), 0.3, rows=block.rows, out=block.probs[:, 0] if block.is_lent else None
+        ),
+        False,
+    ),
 }
 
 
@@ -100,9 +112,12 @@ def assert_times_is_product(layer, weights, formula):
     matrix, averages_heads = FORMULAS[formula]
 
     product = layer.times(weights, matrix, averages_heads=averages_heads)
+    in_shared_memory = layer.times(weights, matrix, averages_heads=averages_heads, keeps_nothing=True)
 
     # Two vectors, so that a block is never taken for all samples; no cut of heads or samples in the matrix.
-    assert_close(product, weights @ layer.matrix(matrix), **EXACT)
+    expected = weights @ layer.matrix(matrix)
+    assert_close(product, expected, **EXACT)
+    assert_close(in_shared_memory, expected, **EXACT)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -291,3 +306,54 @@ def test_other_devices_get_blocks_as_large_as_they_may_be():
     )
 
     assert block.samples == slice(0, 8)
+
+
+def test_shared_memory_is_lent_again_from_block_to_block():
+    layer, addresses = layer_of(max_chunk_bytes=3 * N * 8), set()
+
+    def formula(block):
+        addresses.add((block.probs.data_ptr(), block.gradients.data_ptr(), block.relevance.data_ptr()))
+        return evidence_by_sign(block, "positive")
+
+    layer.times(weights_of(list(range(N))), formula, averages_heads=True, keeps_nothing=True)
+
+    assert len(addresses) == 1
+
+
+def test_shared_memory_is_none_of_the_model():
+    layer = layer_of(boolean_mask(B, 1, N, N))
+    call, gradient = layer._call, layer._output_gradient
+    tensors = [call.query, call.key, call.value, call.mask, call.output, gradient]
+    before = [tensor.clone() for tensor in tensors]
+
+    layer.times(weights_of(list(range(N))), FORMULAS["evidence of both signs"][0], keeps_nothing=True)
+
+    for tensor, copy in zip(tensors, before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_probabilities_of_an_eager_call_are_not_written_over():
+    weights = torch.rand(B, H, N, N, dtype=torch.float64)
+    output = torch.randn(B, H, N, V, dtype=torch.float64)
+    call = AttentionCall(0, "", "self", output, value=torch.randn_like(output), weights=weights.clone(), batch_size=B)
+    layer = AttentionLayer([LayerRecord(call, torch.randn_like(output))], 0)
+
+    for formula in ("evidence for, in the block's memory", "residual, in the block's memory"):
+        layer.times(weights_of(list(range(N))), FORMULAS[formula][0], averages_heads=True, keeps_nothing=True)
+
+    assert torch.equal(call.weights, weights)
+
+
+def test_a_users_fusion_of_heads_may_keep_what_it_is_given():
+    model, (ids, keywords) = tiny_model("bert"), tiny_input("bert")
+    kept = []
+
+    def largest(probs):
+        kept.append((probs, probs.clone()))
+        return probs.amax(-3)
+
+    AttentionRollout(model, head_fusion=largest, max_chunk_bytes=1).attribute(ids, forward_kwargs=keywords)
+
+    assert len(kept) > 2
+    for probs, copy in kept:
+        assert torch.equal(probs, copy)

@@ -5,7 +5,7 @@ from attrib_plugin.methods.base.blocks import RowBlock
 from attrib_plugin.methods.base.caller import opening_of, warn_of_silence
 from attrib_plugin.methods.base.calling import check_call
 from attrib_plugin.methods.base.encoder_decoder import check_decoder_ids, encoder_with_decoder
-from attrib_plugin.methods.base.evidence import SIGNS, Sign, evidence_by_sign, net_evidence
+from attrib_plugin.methods.base.evidence import SIGNS, Sign, evidence_by_sign, net_evidence, weighted_by_sign
 from attrib_plugin.methods.base.forward_pass import Query, Subject, Tap
 from attrib_plugin.methods.base.input_relevance import Destination, InputRelevance
 from attrib_plugin.methods.base.layers import AttentionLayer, from_the_top, layers_of, to_the_input
@@ -47,4 +47,5 @@ __all__ = [
     "two_towers",
     "unwrap_output",
     "warn_of_silence",
+    "weighted_by_sign",
 ]

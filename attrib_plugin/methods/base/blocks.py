@@ -43,6 +43,8 @@ class RowBlock:
         relevance: Relevance of the probabilities by the rules of a composite; ``None`` without one.
         samples: Which samples of the batch these are.
         keys: Which tokens the keys of the block are.
+        is_lent: Whether the memory of its tensors is the next block's soon: a formula may write over them, and must
+            not keep them.
     """
 
     probs: Float[Tensor, "batch head row token"]
@@ -51,6 +53,7 @@ class RowBlock:
     relevance: Float[Tensor, "batch head row token"] | None = None
     samples: slice = field(default_factory=lambda: EVERYTHING)
     keys: slice = field(default_factory=lambda: EVERYTHING)
+    is_lent: bool = False
 
     @property
     def weighted(self) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attrib_plugin.functional import gradient_weighted_attention
+from attrib_plugin.functional.weighted_rollout import Clamp
 from attrib_plugin.methods.base.blocks import RowBlock
 
 if TYPE_CHECKING:
@@ -23,17 +24,44 @@ SIGNS: dict[Sign, tuple[Literal["positive", "negative"], ...]] = {
 """The recursions that each sign takes."""
 
 
-def evidence_by_sign(block: RowBlock, sign: Sign) -> Float[Tensor, "sign batch row token"]:
+def evidence_by_sign(block: RowBlock, sign: Sign, *, clamp: Clamp = "heads") -> Float[Tensor, "sign batch row token"]:
     """Gradient-weighted attention of some rows of a layer.
 
     Args:
-        block: The rows.
+        block: The rows; their gradients are used up where the block is only lent.
         sign: What was asked for.
+        clamp: What drops its other sign.
 
     Returns:
         Non-negative evidence, one map for each recursion.
     """
-    return torch.stack([gradient_weighted_attention(*block.weighted, sign=one) for one in SIGNS[sign]])
+    return weighted_by_sign(*block.weighted, sign, clamp=clamp, out=block.gradients if block.is_lent else None)
+
+
+def weighted_by_sign(
+    weights: Float[Tensor, "batch head row token"],
+    gradients: Float[Tensor, "batch head row token"],
+    sign: Sign,
+    *,
+    clamp: Clamp = "heads",
+    out: Tensor | None = None,
+) -> Float[Tensor, "sign batch row token"]:
+    """Something of each head weighted with its gradient, or with something else.
+
+    Args:
+        weights: What is weighted.
+        gradients: What it is weighted with.
+        sign: What was asked for.
+        clamp: What drops its other sign.
+        out: Memory of their shape to work in, which may be that of ``gradients``.
+
+    Returns:
+        Non-negative evidence, one map for each recursion.
+    """
+    *earlier, last = SIGNS[sign]
+    parts = [gradient_weighted_attention(weights, gradients, sign=one, clamp=clamp) for one in earlier]
+    parts.append(gradient_weighted_attention(weights, gradients, sign=last, clamp=clamp, out=out))
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 def net_evidence(by_sign: Float[Tensor, "sign ..."], sign: Sign) -> Float[Tensor, "*shape"]:

@@ -20,6 +20,7 @@ from attrib_plugin.capture import (
 from attrib_plugin.methods.base.blocks import (
     EVERYTHING,
     MAX_CHUNK_BYTES,
+    Extent,
     Part,
     RowBlock,
     Sizes,
@@ -30,6 +31,7 @@ from attrib_plugin.methods.base.blocks import (
     whole_extent,
 )
 from attrib_plugin.methods.base.windows import Windows, merged_from, some_windows
+from attrib_plugin.methods.base.workspace import Workspace
 from attrib_plugin.records import AttentionCall, AttentionTrace
 
 if TYPE_CHECKING:
@@ -61,12 +63,19 @@ class AttentionLayer:
         records: All layers of the model, from the input upwards.
         position: Which of them this is, from 0.
         max_chunk_bytes: Largest block of attention formed at a time, in bytes.
+        workspace: Memory that its blocks may share with those of other layers; its own by default.
     """
 
     def __init__(
-        self, records: Sequence[LayerRecord], position: int, *, max_chunk_bytes: int = MAX_CHUNK_BYTES
+        self,
+        records: Sequence[LayerRecord],
+        position: int,
+        *,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        workspace: Workspace | None = None,
     ) -> None:
         self.position = position
+        self._workspace = workspace or Workspace()
         self._max_chunk_bytes = max_chunk_bytes
         self.n_layers = len(records)
         self._records = records
@@ -98,7 +107,7 @@ class AttentionLayer:
     def mirrored(self) -> AttentionLayer:
         """The layer that is as far from the top as this one is from the bottom."""
         position = self.n_layers - 1 - self.position
-        return AttentionLayer(self._records, position, max_chunk_bytes=self._max_chunk_bytes)
+        return AttentionLayer(self._records, position, max_chunk_bytes=self._max_chunk_bytes, workspace=self._workspace)
 
     def times(
         self,
@@ -107,6 +116,7 @@ class AttentionLayer:
         *,
         averages_heads: bool = False,
         needs_all_keys: bool = False,
+        keeps_nothing: bool = False,
     ) -> Float[Tensor, "... token"]:
         """Row vectors times the layer's matrix; only rows with a weight are computed.
 
@@ -117,6 +127,7 @@ class AttentionLayer:
             averages_heads: Whether the result is the mean over heads of what it would be for each of them, so that
                 some heads can be taken at a time. It need not be where a mask hides other keys from each head.
             needs_all_keys: Whether the formula looks at gradients of keys that a row cannot attend to.
+            keeps_nothing: Whether the formula keeps no tensor of a block, so that all blocks can share their memory.
 
         Returns:
             ``weights @ matrix``, of the shape that broadcasting gives.
@@ -126,7 +137,8 @@ class AttentionLayer:
         weighted_rows = weights.reshape(-1, weights.shape[-1]).ne(0).any(0)
         rows = None if weighted_rows.all() else as_slice(weighted_rows.nonzero().squeeze(-1))
         total: Tensor | None = None
-        for part, block in self._parts(rows, averages_heads=averages_heads, needs_all_keys=needs_all_keys):
+        parts = self._parts(rows, averages_heads=averages_heads, needs_all_keys=needs_all_keys, is_lent=keeps_nothing)
+        for part, block in parts:
             chosen = columns_of(weights[..., block.samples, :, :], part.rows)
             formed = matrix(block)
             product = chosen.to(formed.dtype) @ formed
@@ -228,6 +240,7 @@ class AttentionLayer:
         cut_samples: bool = True,
         averages_heads: bool = False,
         needs_all_keys: bool = False,
+        is_lent: bool = False,
     ) -> Iterator[tuple[Part, RowBlock]]:
         """Blocks of the rows that are wanted, with which part of the layer they are."""
         call, sizes = self._call, self._sizes(rows)
@@ -249,17 +262,28 @@ class AttentionLayer:
             ]
             leaves_out = can_cut and not needs_all_keys
             keys = visible_keys(some, at_rows) if leaves_out and isinstance(at_rows, slice) else None
-            gradients, shares = (None if one is None else call_gradient(some, one, at_rows, keys) for one in through)
-            probs = call_probabilities(some, at_rows, keys)
+            lent = is_lent and can_cut and call.output.device.type == "cpu"
+            shape = _shape(extent, sizes.keys if keys is None else keys.stop - keys.start) if lent else None
+            gradients, shares = (
+                None if one is None else call_gradient(some, one, at_rows, keys, out=self._memory(name, shape))
+                for name, one in zip(("gradients", "shares"), through, strict=True)
+            )
+            probs = call_probabilities(some, at_rows, keys, out=self._memory("probs", shape))
             block = RowBlock(
                 probs,
                 gradients,
                 self._own_keys(at_rows, keys),
-                _relevance(probs, shares),
+                _relevance(probs, shares, out=shares if lent else None),
                 samples=extent.samples if can_cut else EVERYTHING,
                 keys=EVERYTHING if keys is None else keys,
+                is_lent=lent,
             )
             yield Part(at_rows, (extent.heads.stop - extent.heads.start) / sizes.heads), block
+
+    def _memory(self, name: str, shape: tuple[int, ...] | None) -> Tensor | None:
+        if shape is None:
+            return None
+        return self._workspace.lend(name, shape, torch.promote_types(self._call.output.dtype, torch.float32))
 
     def _own_keys(self, rows: Tensor | slice | None, keys: slice | None) -> Tensor | None:
         if rows is None:
@@ -313,12 +337,18 @@ def layers_of(trace: AttentionTrace) -> list[AttentionLayer]:
     shares = (trace.relevance.shares if trace.relevance else ()) or (None,) * count
     records = [LayerRecord(*fields) for fields in zip(trace.calls, gradients, shares, strict=True)]
     limit = MAX_CHUNK_BYTES if trace.max_chunk_bytes is None else trace.max_chunk_bytes
-    return [AttentionLayer(records, position, max_chunk_bytes=limit) for position in range(count)]
+    workspace = Workspace()
+    return [AttentionLayer(records, position, max_chunk_bytes=limit, workspace=workspace) for position in range(count)]
 
 
-def _relevance(probs: Tensor, through: Tensor | None) -> Tensor | None:
+def _shape(extent: Extent, n_keys: int) -> tuple[int, int, int, int]:
+    samples, heads, rows = (part.stop - part.start for part in (extent.samples, extent.heads, extent.rows))
+    return samples, heads, rows, n_keys
+
+
+def _relevance(probs: Tensor, through: Tensor | None, *, out: Tensor | None = None) -> Tensor | None:
     """Relevance of probabilities: half of what their product with the values carries, A ⊙ (R_O/O)·Vᵀ."""
-    return None if through is None else probs * through / 2
+    return None if through is None else torch.mul(probs, through, out=out).div_(2)
 
 
 def from_the_top(layers: Sequence[AttentionLayer], start_layer: int = 0) -> list[AttentionLayer]:
