@@ -169,8 +169,8 @@ def cases(library: str, name: str, implementation: str) -> Iterator[tuple[str, C
                 with torch.no_grad():
                     model(inputs[:1], **{key: value[:1] for key, value in keywords.items()})
         except Exception as error:  # whatever a library raises for a size that it does not take
-            # One reason for several sizes is said once; of a library that is missing, the first line says it.
-            said = str(error).strip().partition("\n")[0] if isinstance(error, ImportError) else str(error)
+            # One reason for several sizes is said once; of a library that is missing, the first sentence says it.
+            said = str(error).strip().partition(". ")[0] if isinstance(error, ImportError) else str(error)
             reasons.setdefault(f"{type(error).__name__}: {said}"[:300], how)
             continue
         yield how, case

@@ -71,9 +71,11 @@ def examine(library: str, name: str) -> dict[str, Any]:
     reasons = {}
     for implementation in builders.implementations(library, name):
         verdict, reason = _examine_one(record, library, name, implementation)
-        record["attention"][implementation] = verdict
-        reasons[implementation] = reason
-        if record.pop("has one implementation", False) or verdict in ("refused", "no attention"):
+        has_one = record.pop("has one implementation", False)
+        said = "eager" if has_one else implementation
+        record["attention"][said] = verdict
+        reasons[said] = reason
+        if has_one or verdict in ("refused", "no attention"):
             break
     worst = max(record["attention"], key=lambda one: VERDICTS.index(record["attention"][one]) % 3)
     return {**record, "verdict": record["attention"][worst], "reason": reasons[worst]}

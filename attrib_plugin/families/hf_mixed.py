@@ -8,6 +8,7 @@ _CONVOLUTION = "half of every layer mixes neighbouring tokens by convolution, be
 _DIFFERENCE = "every layer is the difference of two attentions, which are no layers one after another"
 _RECURRENCE = "some of its layers mix tokens by linear attention, a state space or convolution, not by attention"
 _LANDMARKS = "its attention is a product of three smaller ones by way of landmarks, beside a convolution over tokens"
+_MERGED = "its decoder attends to its own tokens and to the encoder's at once"
 _TWO_STREAMS = "a second stream attends to the layout beside the words, and the two add up their attention scores"
 _TYPES = {
     "convbert": ("ConvBert", _CONVOLUTION),
@@ -24,6 +25,7 @@ _TYPES = {
     "qwen3_5": ("Qwen3_5", _RECURRENCE),
     "qwen3_next": ("Qwen3Next", _RECURRENCE),
     "recurrent_gemma": ("RecurrentGemma", _RECURRENCE),
+    "t5gemma2": ("T5Gemma2", _MERGED),
     "zamba": ("Zamba", _RECURRENCE),
     "zamba2": ("Zamba2", _RECURRENCE),
 }

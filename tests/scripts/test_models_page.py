@@ -22,6 +22,26 @@ def test_the_page_is_up_to_date_with_its_data():
     assert models_page.PAGE.read_text(encoding="utf-8") == models_page.page(summary), "run scripts/models_page.py"
 
 
+def test_the_front_page_has_the_counts_of_the_summary():
+    summary = json.loads(models_page.SUMMARY.read_text(encoding="utf-8"))
+    front = " ".join((models_page.DOCS.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    counted = {
+        (library, verdict): sum(
+            len(group["names"])
+            for group in summary["groups"]
+            if (group["library"], group["verdict"]) == (library, verdict)
+        )
+        for library in ("timm", "transformers")
+        for verdict in models_page.VERDICTS
+    }
+
+    for library, number in summary["listed"].items():
+        works, refused, unverified, without = (counted[library, verdict] for verdict in models_page.VERDICTS)
+        version = summary["versions"][library]
+        said = f"{library} {version}: of {number:,}, {works} work, {refused} are refused, {without} have no attention"
+        assert f"{said}, {unverified} could not be built" in front
+
+
 def test_models_that_differ_in_name_alone_are_one_group():
     groups = models_page.summarise([record("b"), record("a", seconds=2.0), record("c", verdict="refused")])["groups"]
 

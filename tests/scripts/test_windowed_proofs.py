@@ -132,7 +132,7 @@ def test_windows_that_cover_the_image_prove_nothing(monkeypatch):
     assert failed == ["every token depends on every patch, so that windows cannot be told from none"]
 
 
-def test_a_swin_model_gets_its_verdict():
-    record = sweep_models.examine("transformers", "swinv2 Swinv2ForImageClassification")
+def test_a_swin_model_that_has_no_fused_attention_is_said_to_be_eager():
+    record = sweep_models.examine("timm", "swinv2_tiny_window8_256")
 
-    assert (record["verdict"], record["reason"]) == ("works", "")
+    assert (record["verdict"], record["reason"], record["attention"]) == ("works", "", {"eager": "works"})
