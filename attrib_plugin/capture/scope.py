@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from attrib_plugin.capture.state import modules_of, remove_all
+from attrib_plugin.capture.state import NamedModules, modules_of, remove_all
 from attrib_plugin.errors import UnsupportedAttentionError
 
 _ATTENDS = re.compile(r"aten::_?(softmax|scaled_dot_product|\w*multi_head_attention)")
@@ -71,11 +71,12 @@ def entered(session: Scoped) -> Iterator[None]:
         _sessions.stack.remove(session)
 
 
-def install_hooks(model: nn.Module) -> Callable[[], None]:
+def install_hooks(model: nn.Module, modules: NamedModules | None = None) -> Callable[[], None]:
     """Register forward hooks on every module that could make an attention call.
 
     Args:
         model: The model whose modules are named.
+        modules: What ``modules_of`` gives for it, where that is known.
 
     Returns:
         The function that removes the hooks.
@@ -83,12 +84,13 @@ def install_hooks(model: nn.Module) -> Callable[[], None]:
     Raises:
         UnsupportedAttentionError: If part of the model is TorchScript that attends.
     """
-    _refuse_unseen_attention(model)
+    modules = modules or modules_of(model)
+    _refuse_unseen_attention(model, modules)
     handles: list[RemovableHandle] = []
     remove = remove_all(handles)
     try:
         handles.append(model.register_forward_pre_hook(_begin_hook(), with_kwargs=True))
-        for full_name, module in modules_of(model):
+        for full_name, module in modules:
             if may_attend(module):
                 name = full_name.replace("_orig_mod.", "").removesuffix("_orig_mod")
                 handles.append(module.register_forward_pre_hook(_enter_hook(model, name)))
@@ -115,9 +117,9 @@ def may_attend(module: nn.Module) -> bool:
     return bool(module._modules) or not type(module).__module__.startswith("torch.nn.modules")
 
 
-def _refuse_unseen_attention(model: nn.Module) -> None:
+def _refuse_unseen_attention(model: nn.Module, modules: NamedModules) -> None:
     """Attention within TorchScript calls no Python, so the map would leave out its layers in silence."""
-    for name, module in modules_of(model):
+    for name, module in modules:
         if isinstance(module, torch.jit.ScriptModule) and (
             module is model or _ATTENDS.search(str(module.inlined_graph))
         ):

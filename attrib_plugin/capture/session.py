@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,20 @@ from attrib_plugin.capture.state import (
     installed,
     is_compiled,
     is_training,
+    modules_of,
 )
 from attrib_plugin.errors import CaptureError, NothingCapturedError, UnsupportedAttentionError
 from attrib_plugin.records import AttentionCall, TokenPlacement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# What a session changes on a model, in this order.
+_CHANGES: dict[str, Callable[..., Callable[[], None]]] = {
+    "hooks": install_hooks,
+    "frozen parameters": freeze_parameters,
+    "checkpoints": switch_off_checkpoints,
+}
 
 # So many gradients of a sample go back at once where several scores are explained; more would only take more memory.
 _SAMPLES_AT_ONCE = 10
@@ -71,15 +80,17 @@ class CaptureSession:
         # Where gradients are taken. Not at the output tensors, which the model may change in place later.
         self._nodes: list[GradientEdge | None] = []
         self._gradients = gradients
-        self._in_training = is_training(model)
+        self._in_training = False
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
+        # Walking through a large model takes longer than what is done at its modules, so it is done once.
+        modules = modules_of(self.model)
+        self._in_training = is_training(self.model, modules)
         with ExitStack() as stack:
-            stack.enter_context(installed(self.model, "hooks", install_hooks))
-            stack.enter_context(installed(self.model, "frozen parameters", freeze_parameters))
-            stack.enter_context(installed(self.model, "checkpoints", switch_off_checkpoints))
-            if is_compiled(self.model):
+            for what, change in _CHANGES.items():
+                stack.enter_context(installed(self.model, what, partial(change, modules=modules)))
+            if is_compiled(modules):
                 stack.enter_context(installed(WHOLE_PROCESS, "eager stance", force_eager))
             stack.enter_context(entered(self))
             stack.enter_context(torch.inference_mode(False))

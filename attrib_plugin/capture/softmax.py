@@ -82,9 +82,12 @@ class SoftmaxTracker:
             out: Its output.
             name: The module that runs it.
         """
+        is_softmax = func in _SOFTMAX
+        if not (is_softmax or self._tagged or self._over_other_axis):
+            return
         if not isinstance(out, Tensor) or out.dim() < 3:
             return
-        if func in _SOFTMAX:
+        if is_softmax:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if dim in (-1, out.dim() - 1):
                 root = LooseSoftmax(tuple(out.shape), name)

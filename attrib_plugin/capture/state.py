@@ -23,6 +23,9 @@ class _Installation:
     undo: Callable[[], None]
 
 
+NamedModules = list[tuple[str, nn.Module]]
+"""Modules with their dotted names."""
+
 WHOLE_PROCESS = nn.Module()
 """Stands for the process where a change is not made on a model."""
 
@@ -60,19 +63,20 @@ def installed(model: nn.Module, what: str, install: Callable[[nn.Module], Callab
                 installation.undo()
 
 
-def freeze_parameters(model: nn.Module) -> Callable[[], None]:
+def freeze_parameters(model: nn.Module, modules: NamedModules | None = None) -> Callable[[], None]:
     """Switch ``requires_grad`` off on every parameter that has it on.
 
     Otherwise the graph would keep the activations that parameter gradients need, which nobody asks for.
 
     Args:
         model: The model to freeze.
+        modules: What :func:`modules_of` gives for it, where that is known.
 
     Returns:
         The function that switches it on again.
     """
     thawed = []
-    for _, module in modules_of(model):
+    for _, module in modules or modules_of(model):
         for parameter in module._parameters.values():
             if parameter is not None and parameter.requires_grad:
                 parameter.requires_grad = False
@@ -85,7 +89,7 @@ def freeze_parameters(model: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def modules_of(model: nn.Module) -> NamedModules:
     """All modules of a model with their dotted names, each once, in the order of ``named_modules``, which is slower.
 
     Args:
@@ -94,7 +98,7 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     Returns:
         Parents before their children.
     """
-    found: list[tuple[str, nn.Module]] = []
+    found: NamedModules = []
     seen: set[nn.Module] = set()
     waiting = [("", model)]
     while waiting:
@@ -110,17 +114,18 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def is_training(model: nn.Module) -> bool:
+def is_training(model: nn.Module, modules: NamedModules | None = None) -> bool:
     """Whether some part of a model that behaves otherwise in training is in training mode.
 
     Args:
         model: The model.
+        modules: What :func:`modules_of` gives for it, where that is known.
 
     Returns:
         True if dropout of any form or batch normalisation is at work; a wrapper or an activation that was never told
         to evaluate does not count.
     """
-    return any(module.training and _is_changed_by_training(module) for _, module in modules_of(model))
+    return any(module.training and _is_changed_by_training(module) for _, module in modules or modules_of(model))
 
 
 def _is_changed_by_training(module: nn.Module) -> bool:
@@ -130,18 +135,17 @@ def _is_changed_by_training(module: nn.Module) -> bool:
     )
 
 
-def is_compiled(model: nn.Module) -> bool:
+def is_compiled(modules: NamedModules) -> bool:
     """Whether some part of a model was compiled by ``torch.compile`` or ``Module.compile``.
 
     Args:
-        model: The model.
+        modules: What :func:`modules_of` gives for the model.
 
     Returns:
         True if dynamo would run instead of the modules themselves.
     """
     return any(
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-        for _, module in modules_of(model)
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None for _, module in modules
     )
 
 
