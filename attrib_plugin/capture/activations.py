@@ -88,23 +88,26 @@ class ActivationTap:
         return remove
 
     def _before(
-        self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+        self, module: nn.Module, arguments: tuple[Any, ...], *of_call: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start the graph at the first tokens, so that those of the first attention have one too."""
+        # In another thread torch may call this without the keywords, while the hook is put on or taken off.
+        if innermost() is not self._session:
+            return None
+        (keywords,) = of_call
         tokens = next((one for one in (*arguments, *keywords.values()) if self._are_tokens(one)), None)
-        if innermost() is not self._session or tokens is None or tokens.requires_grad:
+        if tokens is None or tokens.requires_grad:
             return None
         # The same tensor may be given as query, key and value, and must stay the same.
         started = with_graph(tokens)
         arguments = tuple(started if one is tokens else one for one in arguments)
         return arguments, {name: started if one is tokens else one for name, one in keywords.items()}
 
-    def _after(
-        self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: object
-    ) -> None:
+    def _after(self, name: str, module: nn.Module, arguments: tuple[Any, ...], *of_call: Any) -> None:
         """Modules end from the inside out: the first one around a new call that takes its tokens is the one wanted."""
         if innermost() is not self._session:
             return
+        keywords: Mapping[str, Any] = of_call[0]
         call = self._session.latest
         if call is None or call.index <= self._seen or call.kind not in ("self", "causal"):
             return

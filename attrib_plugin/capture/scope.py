@@ -135,9 +135,11 @@ def _session_on(model: nn.Module) -> Scoped | None:
 
 
 def _begin_hook() -> Callable[..., None]:
-    def begin(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def begin(module: nn.Module, arguments: tuple[Any, ...], *keywords: dict[str, Any]) -> None:
+        # A thread that runs the model while another takes hooks off may call them without the keywords: torch asks
+        # late whether a hook takes them. Such a call belongs to no session.
         if session := _session_on(module):
-            session.begin_forward(arguments, keywords)
+            session.begin_forward(arguments, *keywords)
 
     return begin
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attrib_plugin.errors import InputError, UnknownModelError, UnsupportedAttentionError
 from attrib_plugin.families.base import CLS, LAST, MEAN, Member
+from attrib_plugin.functional.choices import whole_number
 from attrib_plugin.records import Readout, TokenLayout
 
 _T = TypeVar("_T")
@@ -165,8 +166,8 @@ def _weights(member: Member, facts: TokenFacts, prefix: int, readout: ReadoutArg
     if isinstance(readout, Tensor):
         return _given_weights(readout, facts)
     weights = torch.zeros(facts.batch_size, facts.n_tokens, dtype=_floating(facts.like), device=facts.like.device)
-    if isinstance(readout, int) and not isinstance(readout, bool):
-        return _one_hot(weights, torch.full((facts.batch_size,), readout, device=weights.device))
+    if (position := whole_number(readout)) is not None:
+        return _one_hot(weights, torch.full((facts.batch_size,), position, device=weights.device))
     if readout is None:
         known = _known(member.readout)
     elif isinstance(readout, str) and readout in _BY_NAME:

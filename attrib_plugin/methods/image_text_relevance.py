@@ -22,6 +22,7 @@ from attrib_plugin.methods.base import (
     Subject,
     check_call,
     check_pairs,
+    check_targets,
     evidence_by_sign,
     find_towers,
     from_the_top,
@@ -175,8 +176,7 @@ class ImageTextRelevance(AttentionAttribution):
         Raises:
             InputError: If there is no target, or as in :meth:`attribute`.
         """
-        if len(targets) == 0:
-            raise InputError("Expected at least one target, found none.")
+        check_targets(targets)
         maps = [self.attribute(inputs, target, additional_forward_args, **options) for target in targets]
         return tuple(map(torch.stack, zip(*maps, strict=True))) if isinstance(inputs, tuple) else torch.stack(maps)
 

@@ -77,9 +77,10 @@ def counted_passes(model: nn.Module) -> Iterator[Passes]:
     """
     passes = Passes()
 
-    def before(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+    # Another thread that runs the model while the hook is taken off may call it without the keywords.
+    def before(module: nn.Module, arguments: tuple[Any, ...], *keywords: Mapping[str, Any]) -> None:
         passes.forward_calls += 1
-        given = _tensors((*arguments, *keywords.values()))
+        given = _tensors((*arguments, *(value for one in keywords for value in one.values())))
         passes.forward_samples += next((len(tensor) for tensor in given if tensor.dim()), 1)
 
     def backward(gradient: Tensor) -> None:

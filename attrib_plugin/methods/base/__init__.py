@@ -11,7 +11,7 @@ from attrib_plugin.methods.base.input_relevance import Destination, InputRelevan
 from attrib_plugin.methods.base.layers import AttentionLayer, from_the_top, layers_of, to_the_input
 from attrib_plugin.methods.base.pairs import check_pairs, find_towers, image_form, two_towers
 from attrib_plugin.methods.base.propagation import Propagation, find_composite
-from attrib_plugin.methods.base.targets import Target, unwrap_output
+from attrib_plugin.methods.base.targets import Target, check_targets, unwrap_output
 from attrib_plugin.methods.base.tokens import input_tokens
 from attrib_plugin.methods.base.windows import on_patches, tokens_at
 
@@ -31,6 +31,7 @@ __all__ = [
     "check_call",
     "check_decoder_ids",
     "check_pairs",
+    "check_targets",
     "encoder_with_decoder",
     "evidence_by_sign",
     "find_composite",

@@ -20,11 +20,12 @@ from attrib_plugin.functional.choices import check_choice
 from attrib_plugin.functional.finished_rows import DIVISORS, SPECIALS, Divisor, Special
 from attrib_plugin.methods.base.blocks import MAX_CHUNK_BYTES, checked_chunk
 from attrib_plugin.methods.base.caller import opening_of, warn_caller, warn_of_silence
+from attrib_plugin.methods.base.calling import module_inside
 from attrib_plugin.methods.base.forward_pass import Demand, Query, Subject, Tap, explain_targets
-from attrib_plugin.methods.base.inputs import check_input
+from attrib_plugin.methods.base.inputs import check_input, checked_place
 from attrib_plugin.methods.base.layers import AttentionLayer, layers_of
 from attrib_plugin.methods.base.propagation import Propagation
-from attrib_plugin.methods.base.targets import Target
+from attrib_plugin.methods.base.targets import Target, check_targets
 from attrib_plugin.methods.base.windows import refuse_windows
 from attrib_plugin.postprocessing.grid import grid_to_pixels, tokens_to_grid
 from attrib_plugin.records import AttentionTrace, Preset, TokenLayout
@@ -60,7 +61,8 @@ class AttentionAttribution(Attribution):
             to thrice that is used while it is worked on). Speed and memory depend on it, the result does not.
 
     Raises:
-        InputError: If ``forward_func`` is no module and ``model`` is not given.
+        InputError: If ``forward_func`` is no module and ``model`` is not given, or ``grid`` or ``prefix_tokens`` is no
+            count.
         ValueError: If ``special`` or ``divide_by`` is unknown, or ``max_chunk_bytes`` below 1.
     """
 
@@ -93,15 +95,9 @@ class AttentionAttribution(Attribution):
         super().__init__(forward_func)
         check_choice("special", special, SPECIALS)
         check_choice("divide_by", divide_by, DIVISORS)
-        if model is None and not isinstance(forward_func, nn.Module):
-            raise InputError(
-                f"Expected an nn.Module, found {type(forward_func).__name__}. Name the module inside the function: "
-                f"{type(self).__name__}(function, model=module)."
-            )
-        self.model: nn.Module = model if model is not None else forward_func  # type: ignore[assignment]  # checked above
+        self.model = module_inside(forward_func, model, type(self).__name__)
         self.readout = readout
-        self.grid = grid
-        self.prefix_tokens = prefix_tokens
+        self.grid, self.prefix_tokens = checked_place(grid, prefix_tokens)
         self.special: Special = special
         self.divide_by: Divisor = divide_by
         self.max_chunk_bytes = checked_chunk(max_chunk_bytes)
@@ -206,8 +202,7 @@ class AttentionAttribution(Attribution):
         Raises:
             InputError: If there is no target, or as in :meth:`attribute`.
         """
-        if len(targets) == 0:
-            raise InputError("Expected at least one target, found none.")
+        check_targets(targets)
         query = self._query(
             inputs,
             additional_forward_args,

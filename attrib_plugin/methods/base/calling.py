@@ -25,6 +25,29 @@ _NEAR = 0.78
 _MISMATCH = re.compile(r"should be the same|same d(ata)?type|mixed dtype|scalar type|same device|expected device")
 
 
+def module_inside(forward_func: Callable[..., Any], model: nn.Module | None, method: str) -> nn.Module:
+    """The module whose attention is read.
+
+    Args:
+        forward_func: What the user gave.
+        model: The module that the user named, if any.
+        method: The method's name, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: If there is none.
+    """
+    found = forward_func if model is None else model
+    if not isinstance(found, nn.Module):
+        raise InputError(
+            f"Expected an nn.Module, found {type(found).__name__}. Name the module inside the function: "
+            f"{method}(function, model=module)."
+        )
+    return found
+
+
 def unwrapped(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     """What runs inside torch's own wrappers.
 
@@ -101,6 +124,11 @@ def explained_mismatch(inputs: Tensor, model: nn.Module) -> Iterator[None]:
         yield
     except RuntimeError as error:
         like = next((one for one in model.parameters() if one.is_floating_point()), None)
+        if like is not None and like.is_meta:
+            raise InputError(
+                f"The parameters of {type(model).__name__} are on the meta device, where tensors have no values. Load "
+                "its weights first."
+            ) from error
         if like is None or _MISMATCH.search(str(error)) is None:
             raise
         name = type(model).__name__

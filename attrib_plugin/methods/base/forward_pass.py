@@ -24,6 +24,7 @@ from attrib_plugin.capture import (
 )
 from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, opened_with, token_layout
+from attrib_plugin.functional.choices import whole_number
 from attrib_plugin.methods.base.caller import warn_caller
 from attrib_plugin.methods.base.calling import explained_mismatch
 from attrib_plugin.methods.base.inputs import ModelInput, cut_target
@@ -174,8 +175,9 @@ def explain_targets(subject: Subject, query: Query, demand: Demand, read: Callab
             "call. Call model.eval() first.",
             TrainingModeWarning,
         )
-    if (size := query.internal_batch_size) is not None and size < 1:
-        raise InputError(f"internal_batch_size must be at least 1, not {size}.")
+    size = query.internal_batch_size
+    if size is not None and (whole_number(size) or 0) < 1:
+        raise InputError(f"internal_batch_size must be at least 1, not {size!r}. Give a whole number.")
     parts = [_explain_batch(subject, batch, demand, read) for batch in query.batches()]
     return parts[0] if len(parts) == 1 else [_joined(list(of_target)) for of_target in zip(*parts, strict=True)]
 
@@ -325,7 +327,7 @@ def _check_same_token(target: Tensor | None, against: Tensor | None) -> None:
 
 
 def _cut_readout(readout: ReadoutArgument, part: slice, batch_size: int) -> ReadoutArgument:
-    if not isinstance(readout, Tensor) or len(readout) != batch_size:
+    if not isinstance(readout, Tensor) or readout.dim() == 0 or len(readout) != batch_size:
         return readout
     per_sample = readout.dim() == 2 or not readout.is_floating_point()
     return readout[part] if per_sample else readout

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from attrib_plugin.errors import InputError, UnsupportedAttentionError
 from attrib_plugin.families import Member
+from attrib_plugin.functional.choices import whole_number
 from attrib_plugin.methods.base.calling import check_call, parameters_of, unwrapped
+from attrib_plugin.methods.base.keywords import check_keyword_values, checked_keywords
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
@@ -133,20 +135,46 @@ def check_input(
         raise UnsupportedAttentionError(f"{type(member.module).__name__} cannot be explained: {reason}")
     tensor = _only_tensor(inputs)
     _check_values(tensor)
-    _check_no_cache(forward_kwargs or {})
-    _check_against_model(tensor, forward_kwargs or {}, member)
-    _check_keywords(forward_kwargs or {}, tensor)
+    keywords = checked_keywords(forward_kwargs)
+    _check_against_model(tensor, keywords, member)
+    check_keyword_values(keywords, tensor, member)
     by_name = forward_func is not None and _takes_embeddings(forward_func)
     given = ModelInput(
         tensor=tensor,
         in_tuple=isinstance(inputs, tuple),
         arguments=_format_additional_forward_args(additional_forward_args) or (),
-        keywords=dict(forward_kwargs or {}),
+        keywords=keywords,
         as_embeddings=tensor.is_floating_point() and tensor.dim() == 3 and by_name,
     )
     if forward_func is not None:
         check_call(forward_func, member.module, *given.passed)
     return given
+
+
+def checked_place(grid: Any, prefix_tokens: Any) -> tuple[tuple[int, int] | None, int | None]:
+    """Check the user's patch grid and number of prefix tokens.
+
+    Args:
+        grid: Rows and columns.
+        prefix_tokens: Tokens before the patches.
+
+    Returns:
+        Both.
+
+    Raises:
+        InputError: If one is no count.
+    """
+    place: tuple[int, int] | None = None
+    if grid is not None:
+        sizes = [whole_number(size) or 0 for size in grid] if isinstance(grid, (tuple, list)) else []
+        if len(sizes) != 2 or min(sizes) < 1:
+            raise InputError(f"grid must be (rows, columns) of patches, two whole numbers above 0, not {grid!r}.")
+        place = (sizes[0], sizes[1])
+    if prefix_tokens is not None:
+        count = whole_number(prefix_tokens)
+        if count is None or count < 0:
+            raise InputError(f"prefix_tokens must be a whole number of at least 0, not {prefix_tokens!r}.")
+    return place, prefix_tokens
 
 
 def cut_target(target: Any, part: slice, batch_size: int) -> Any:
@@ -188,6 +216,8 @@ def _check_values(tensor: Tensor) -> None:
             f"Expected token ids (B, T) of an integer dtype, images (B, C, H, W) or embeddings (B, T, D) of a floating "
             f"dtype, found {tensor.dtype} {shape}."
         )
+    if tensor.layout is not torch.strided:
+        raise InputError(f"Expected a dense tensor, found one of layout {tensor.layout}: give inputs.to_dense().")
     if tensor.is_meta:
         raise InputError(f"The input is on the meta device, where tensors have no values: {shape}.")
     if tensor.numel() == 0:
@@ -274,36 +304,6 @@ def _embedding_of(module: nn.Module) -> nn.Module | None:
         return find() if callable(find) else None
     except NotImplementedError:  # transformers does not know where some of its models keep them
         return None
-
-
-def _check_no_cache(keywords: Mapping[str, Any]) -> None:
-    # Models add to a cache while they run, so it must not reach them: the user's would be longer afterwards.
-    for name in ("past_key_values", "cache"):
-        given = keywords.get(name)
-        if given is not None and (name == "past_key_values" or hasattr(given, "get_seq_length")):
-            raise InputError(
-                f"forward_kwargs[{name!r}] is a cache of keys, whose tokens are not among the inputs and could have no "
-                "relevance. Give all tokens as inputs, and no cache."
-            )
-
-
-def _check_keywords(keywords: Mapping[str, Any], inputs: Tensor) -> None:
-    for name, value in keywords.items():
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            continue
-        # One value a token, the same for all samples, is the only vector that is not per sample.
-        lengths = (1, len(inputs)) if value.dim() > 1 else (1, len(inputs), inputs.shape[1])
-        if len(value) not in lengths:
-            raise InputError(
-                f"forward_kwargs[{name!r}] has {len(value)} rows for {len(inputs)} samples. NoiseTunnel repeats "
-                "samples but not this keyword: give such tensors as additional_forward_args, which it does repeat."
-            )
-        # Some models pad a short mask themselves, and so take real tokens for padding.
-        is_by_token = name in ("attention_mask", "token_type_ids") and value.dim() == 2 and inputs.dim() < 4
-        if is_by_token and value.shape[1] != inputs.shape[1]:
-            raise InputError(
-                f"forward_kwargs[{name!r}] is for {value.shape[1]} tokens, but the input has {inputs.shape[1]}."
-            )
 
 
 def _takes_embeddings(forward_func: Callable[..., Any]) -> bool:

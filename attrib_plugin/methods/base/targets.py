@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
 
-from attrib_plugin.errors import AttributionError, TargetError
+from attrib_plugin.errors import AttributionError, InputError, TargetError
 
 Target = Any
 """Captum's targets: ``None``, int, tuple of ints, tensor, list of ints, list of tuples."""
+
+
+def check_targets(targets: Any) -> None:
+    """Check that several targets are several.
+
+    Args:
+        targets: What the user gave for them.
+
+    Raises:
+        InputError: If there is none, or they are no sequence.
+    """
+    if not isinstance(targets, (Sequence, Tensor)) or (isinstance(targets, Tensor) and targets.dim() == 0):
+        raise InputError(f"Expected a sequence of targets, found {targets!r}. One target is for attribute().")
+    if len(targets) == 0:
+        raise InputError("Expected at least one target, found none.")
 
 
 def unwrap_output(output: Any) -> Tensor:
@@ -25,7 +40,7 @@ def unwrap_output(output: Any) -> Tensor:
         ``output.logits`` if there is one, else the first floating tensor.
 
     Raises:
-        AttributionError: If there is no floating tensor, it has no batch axis, or it is not finite.
+        AttributionError: If there is no floating tensor, it has no batch axis, no values, or it is not finite.
     """
     scores = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(scores, Tensor):
@@ -36,6 +51,8 @@ def unwrap_output(output: Any) -> Tensor:
             f"Expected the model to return floating scores with a batch axis, found {_described(output)}. Wrap the "
             "model in a function that returns them and name the module: Method(function, model=module)."
         )
+    if scores.is_meta:
+        raise AttributionError("The model is on the meta device, where tensors have no values: load its weights first.")
     if not torch.isfinite(scores).all():
         raise AttributionError("The model's output has NaN or infinite values, so there is no score to explain.")
     return scores
