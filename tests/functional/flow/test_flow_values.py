@@ -1,6 +1,7 @@
 """Attention flow against networkx, SciPy and OR-tools, and what must hold for every graph."""
 
 import _thread
+import signal
 import threading
 import time
 import tracemalloc
@@ -363,7 +364,16 @@ def test_an_unknown_engine_is_refused():
 # ------------------------------------------------------------------------------------- long inputs
 
 
+@pytest.fixture
+def _ctrl_c_is_heard():
+    """A shell starts what it puts in the background with Ctrl-C ignored; then nothing could interrupt the test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @every_engine
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_a_long_run_can_be_interrupted_and_the_next_is_whole(engine):
     attention = random_attention("peaked", 5, 1, 120)
     attention_flow(attention[:3, :, :5, :5].contiguous(), engine=engine)
