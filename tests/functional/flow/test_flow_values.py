@@ -82,7 +82,7 @@ def test_flow_agrees_with_scipy_up_to_its_integers(kind):
 
     attention = random_attention(kind, 5, 1, 48, seed=4)
     capacities = mix_residual(attention[:, 0]).numpy()
-    layer, query, key = np.nonzero(capacities)
+    layer, query, key = (index.astype(np.int32) for index in np.nonzero(capacities))
     units = np.floor(capacities[layer, query, key] * 2**30).astype(np.int32)
     graph = csr_array((units, (layer * 48 + key, (layer + 1) * 48 + query)), shape=(6 * 48, 6 * 48))
 
