@@ -103,3 +103,31 @@ def find_member(model: nn.Module) -> Member:
             if family := _BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}"):
                 return Member(family, module)
     return Member(UNKNOWN, model)
+
+
+def image_towers(member: Member) -> list[str]:
+    """Where a model of texts has towers of its own for images.
+
+    Args:
+        member: The model as recognised.
+
+    Returns:
+        Paths within the member's module; none if its family is not one of texts.
+    """
+    if member.family.modality != "text":
+        return []
+    # A class is looked up once however many modules are of it.
+    kinds: dict[type, bool] = {}
+    found = []
+    for path, module in member.module.named_modules():
+        kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = _reads_images(kind)
+        if path and kinds[kind]:
+            found.append(path)
+    return found
+
+
+def _reads_images(kind: type) -> bool:
+    families = (_BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}") for cls in kind.__mro__)
+    return any(family is not None and family.modality == "image" for family in families)

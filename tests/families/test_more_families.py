@@ -221,3 +221,20 @@ def test_what_is_refused_as_a_part_of_a_model_is_refused_too():
 
     with pytest.raises(UnsupportedAttentionError, match="ConvBertForSequenceClassification cannot be explained"):
         AttentionRollout(Wrapped().eval()).attribute(torch.randint(5, 60, (2, 7)))
+
+
+def test_an_image_with_as_many_patches_as_there_are_words_is_not_multiplied_into_a_map_of_words():
+    shared = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    vision = {**shared, "image_size": 32, "patch_size": 8, "vision_use_head": False}
+    text = {**shared, "vocab_size": 60, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 1}
+    model = classifier(
+        "Gemma3", text_config=text, vision_config=vision, image_token_id=50, mm_tokens_per_image=4, num_labels=5
+    )
+    ids = torch.randint(5, 40, (1, 16))
+    assert AttentionRollout(model).attribute(ids).any()
+    ids[:, 2:6] = 50
+    image = {"pixel_values": torch.randn(1, 3, 32, 32).double(), "token_type_ids": (ids == 50).long()}
+    assert model(ids, **image).logits.shape == (1, 5)
+
+    with pytest.raises(UnsupportedAttentionError, match=r"among the patches of an image.*without the image"):
+        AttentionRollout(model).attribute(ids, forward_kwargs=image)

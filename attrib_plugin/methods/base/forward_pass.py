@@ -22,8 +22,8 @@ from attrib_plugin.capture import (
     with_graph,
     without_checkpoints,
 )
-from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning
-from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, opened_with, token_layout
+from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning, UnsupportedAttentionError
+from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, image_towers, opened_with, token_layout
 from attrib_plugin.functional.choices import whole_number
 from attrib_plugin.methods.base.caller import warn_caller
 from attrib_plugin.methods.base.calling import explained_mismatch
@@ -120,9 +120,22 @@ def one_sequence(member: Member, query: Query, calls: tuple[AttentionCall, ...])
     Returns:
         The arrangement.
     """
+    _refuse_image_towers(member, calls)
     known = query.readout is not None or member.readout is not None
     chosen = token_to_token(calls, allow_pooling=known)
     return Arrangement(chosen, _facts(query.given, chosen, pooling_weights(calls)))
+
+
+def _refuse_image_towers(member: Member, calls: tuple[AttentionCall, ...]) -> None:
+    # Patches may be as many as words, so that their layers would be multiplied as if they were of one sequence.
+    towers = [f".{path}." for path in image_towers(member)]
+    for call in calls:
+        if any(tower in f".{call.name}." for tower in towers):
+            raise UnsupportedAttentionError(
+                f"{call.name!r} attends among the patches of an image, while {type(member.module).__name__} is "
+                "explained over its words; layers of both are no layers of one sequence. Explain it without the image, "
+                "or read the attention itself with capture_attention(model)."
+            )
 
 
 @dataclass(frozen=True, eq=False)
