@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -68,6 +69,7 @@ class CaptureSession:
     ) -> None:
         self.model = model
         self.module_stack: list[str] = []
+        self.runs: Counter[nn.Module] = Counter()
         self.softmaxes = SoftmaxTracker()
         self.positions = PositionTracker() if follow_positions else None
         self.batch_size: int | None = None
@@ -261,6 +263,7 @@ class CaptureSession:
             Arguments to run it with instead, or ``None``.
         """
         self.module_stack.append(name)
+        self.runs[module] += 1
         if self.interpreter is None:
             return None
         with self._unseen():

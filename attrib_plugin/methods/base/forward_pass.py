@@ -22,7 +22,14 @@ from attrib_plugin.capture import (
     with_graph,
     without_checkpoints,
 )
-from attrib_plugin.errors import InputError, TargetError, TrainingModeWarning, UnsupportedAttentionError
+from attrib_plugin.errors import (
+    AttributionError,
+    InputError,
+    NumericsWarning,
+    TargetError,
+    TrainingModeWarning,
+    UnsupportedAttentionError,
+)
 from attrib_plugin.families import Member, ReadoutArgument, TokenFacts, image_towers, opened_with, token_layout
 from attrib_plugin.functional.choices import whole_number
 from attrib_plugin.methods.base.caller import warn_caller
@@ -230,7 +237,7 @@ def _explain_once(
             returned = given.call(subject.forward_func)
         if session.began_in_checkpoint and not from_input:
             return None
-        output = unwrap_output(returned)
+        output = _of_one_pass(unwrap_output(returned), session, subject, query)
         arranged = subject.arrange(subject.member, query, session.calls)
         calls, facts = arranged.calls, arranged.facts
         predicted = predicted_tokens(output, facts.padding) if _scores_tokens(subject.member, output, facts) else None
@@ -256,6 +263,22 @@ def _explain_once(
             with torch.no_grad():
                 results.append(read(arranged.trace(trace)))
     return results
+
+
+def _of_one_pass(output: Tensor, session: CaptureSession, subject: Subject, query: Query) -> Tensor:
+    """The scores, if the model has run once and there is one row of them for each sample."""
+    runs = max(session.runs[subject.model], session.runs[subject.member.module])
+    if runs > 1:
+        raise UnsupportedAttentionError(
+            f"{type(subject.member.module).__name__} ran {runs} times in one call, and attention of one pass is no "
+            "layer above that of another. Expected a function that runs it once: explain each pass by itself."
+        )
+    if len(output) != query.given.batch_size:
+        raise AttributionError(
+            f"Expected scores for {query.given.batch_size} samples, found {len(output)} rows {tuple(output.shape)}. "
+            "Return them with the batch as first axis."
+        )
+    return output
 
 
 def _score(output: Tensor, target: Target, against: Target) -> Tensor:
@@ -299,9 +322,10 @@ def _layout(member: Member, query: Query, facts: TokenFacts, output: Tensor, tar
     if readout is None:
         # Where the model gives one output a token, the token that is named is read, whatever a head would read.
         readout = _named_positions(member, query, facts, output, target)
+    is_named = readout is not None
     if readout is None:
         readout = member.family.read_positions(member.module, query.given.tensor)
-    return token_layout(
+    layout = token_layout(
         member,
         facts,
         readout=readout,
@@ -310,6 +334,21 @@ def _layout(member: Member, query: Query, facts: TokenFacts, output: Tensor, tar
         opening=opened_with(query.opening, query.form, query.readout),
         form=query.form,
     )
+    if is_named:  # where a family reads padding, that is what its head does
+        _warn_of_padding(layout)
+    return layout
+
+
+def _warn_of_padding(layout: TokenLayout) -> None:
+    if layout.padding is None:
+        return
+    lost = ~(layout.readout * ~layout.padding).any(-1) & ~layout.padding.all(-1)
+    if lost.any():
+        warn_caller(
+            f"What is read of samples {lost.nonzero().flatten().tolist()} is padding, of which a map says nothing. "
+            'readout="last" is the last real token; negative positions count from the end of the padded text.',
+            NumericsWarning,
+        )
 
 
 def _named_positions(
