@@ -21,7 +21,9 @@ test-full: $(VENV)/.installed-dev
 # Contracts, formulas and golden arrays with the oldest supported libraries, in an environment of their own.
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -n auto tests/capture tests/families tests/functional \
-		tests/postprocessing tests/contracts/test_methods_on_families.py tests/contracts/test_wrappers.py \
+		tests/postprocessing \
+		tests/contracts/test_methods_on_families.py tests/contracts/test_views_of_methods.py \
+		tests/contracts/test_nothing_left_behind.py tests/contracts/test_wrappers.py \
 		tests/methods/test_golden.py tests/methods/test_golden_complete.py tests/methods/test_golden_relevance.py
 
 check: $(VENV)/.installed-dev $(VENV)/.installed-docs

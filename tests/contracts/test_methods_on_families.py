@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -14,72 +12,20 @@ import pytest
 import torch
 from contract_methods import (
     CLOSE_PAIRS,
-    MATRIX_METHODS,
     METHODS,
     PAIRS,
-    REFUSED_PAIRS,
-    WITHOUT_START,
     delicate_warning,
     looseness,
     made,
 )
-from tiny_models import FAMILIES, N_CLASSES, TEXT_LENGTHS, tiny_input, tiny_model
-from torch import Tensor, nn
-
-from attrib_plugin import AttentionRollout, capture_attention
-from attrib_plugin.errors import AttributionError, TargetError, TargetIgnoredWarning, UnsupportedAttentionError
-from attrib_plugin.functional import fuse_heads, gradient_weighted_attention, mix_residual
-
-TARGETS = [1, 4, 2]
+from method_cases import TARGETS, make_case
+from tiny_models import FAMILIES, TEXT_LENGTHS, tiny_model
+from torch import Tensor
 
 # The warning is about the model's own forward pass on torch's fast path.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 
 every_pair = pytest.mark.parametrize(("method_name", "family_name"), PAIRS)
-every_pair_with_a_matrix = pytest.mark.parametrize(
-    ("method_name", "family_name"), [pair for pair in PAIRS if pair[0] in MATRIX_METHODS]
-)
-# Attention within windows is set against dense matrices in tests/methods/test_windowed_models.py.
-every_global_pair = pytest.mark.parametrize(
-    ("method_name", "family_name"), [pair for pair in PAIRS if not FAMILIES[pair[1]].windowed]
-)
-every_global_family = pytest.mark.parametrize(
-    "family_name", [name for name, facts in FAMILIES.items() if not facts.windowed]
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One method on one tiny model, with inputs and targets."""
-
-    method: Any
-    model: nn.Module
-    inputs: Tensor
-    keywords: dict[str, Tensor]
-    targets: list[int] | None
-
-    @property
-    def call(self) -> dict[str, Any]:
-        return {"inputs": self.inputs, "forward_kwargs": self.keywords, "target": self.targets}
-
-    def warning(self) -> AbstractContextManager[Any]:
-        """The warning that belongs to giving a target to this method."""
-        if self.method.needs_gradients:
-            return nullcontext()
-        return pytest.warns(TargetIgnoredWarning, match="does not depend on the class")
-
-
-def make_case(
-    method_name: str,
-    family_name: str,
-    implementation: str = "sdpa",
-    model: nn.Module | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> Case:
-    model = tiny_model(family_name, implementation, dtype) if model is None else model
-    method = made(method_name, model, **FAMILIES[family_name].options)
-    inputs, keywords = tiny_input(family_name, dtype=dtype)
-    return Case(method, model, inputs, keywords, TARGETS if method.needs_gradients else None)
 
 
 @cache
@@ -97,11 +43,6 @@ def assert_same(actual: Tensor, expected: Tensor, relative: float) -> None:
 
 def scores_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
-
-
-def layers_of(calls: Any) -> list[Any]:
-    """The captured calls that are layers; a pooling of the tokens at the top is none."""
-    return [call for call in calls if call.kind != "pool"]
 
 
 def is_text(family_name: str) -> bool:
@@ -292,110 +233,6 @@ def test_masks_may_be_given_in_captums_positional_form(method_name, family_name)
     assert_same(relevance, plain_map(method_name, family_name), 1e-12)
 
 
-# Views of the same computation.
-
-
-@every_pair_with_a_matrix
-def test_the_row_recursion_equals_the_row_of_the_matrix(method_name, family_name):
-    case = make_case(method_name, family_name)
-    options = FAMILIES[family_name].options
-    # A rollout that is nothing but residual leaves the read-out as it is, or carries it to what tokens are merged from.
-    start = AttentionRollout(case.model, residual=1.0, **options).layer_rows(case.inputs, forward_kwargs=case.keywords)[
-        -1
-    ]
-
-    row = case.method.layer_rows(**case.call)[-1]
-    matrix = case.method.matrix(**case.call)
-
-    n_read = matrix.shape[-2]
-    readout = start.new_full((len(start), n_read), 1 / n_read) if FAMILIES[family_name].windowed else start
-    expected = (readout[:, None] @ matrix).squeeze(1)
-    if method_name in WITHOUT_START:
-        expected = expected - start
-    assert_same(row, expected, 1e-10)
-
-
-@every_pair_with_a_matrix
-def test_the_row_recursion_holds_for_any_read_out_weights(method_name, family_name):
-    case = make_case(method_name, family_name)
-    matrix = case.method.matrix(**case.call)
-    weights = torch.rand(matrix.shape[-2], dtype=matrix.dtype)
-    start = AttentionRollout(case.model, residual=1.0, readout=weights).layer_rows(
-        case.inputs, forward_kwargs=case.keywords
-    )[-1]
-
-    row = case.method.layer_rows(**case.call, readout=weights)[-1]
-
-    expected = weights @ matrix
-    if method_name in WITHOUT_START:
-        expected = expected - start
-    assert_same(row, expected, 1e-10)
-
-
-@every_pair_with_a_matrix
-def test_the_last_layer_row_is_what_attribute_maps(method_name, family_name):
-    case = make_case(method_name, family_name)
-    family = FAMILIES[family_name]
-
-    rows = case.method.layer_rows(**case.call)
-    relevance = case.method.attribute(**case.call, return_input_shape=False)
-
-    assert len(rows) == len(case.method.head_attention(case.inputs, forward_kwargs=case.keywords))
-    assert_same(relevance.flatten(1), rows[-1][:, family.prefix_tokens :], 1e-12)
-
-
-@every_global_pair
-def test_head_attention_has_every_layer_and_rows_that_sum_to_one(method_name, family_name):
-    case = make_case(method_name, family_name)
-    with capture_attention(case.model) as captured:
-        case.model(case.inputs, **case.keywords)
-
-    heads = case.method.head_attention(case.inputs, forward_kwargs=case.keywords)
-
-    calls = layers_of(captured.calls)
-    assert len(heads) == len(calls) > 1
-    for layer, call in zip(heads, calls, strict=True):
-        assert layer.shape[0] == len(case.inputs)
-        assert layer.dim() == 4
-        torch.testing.assert_close(layer.sum(-1), torch.ones_like(layer[..., 0]), rtol=0, atol=1e-12)
-        torch.testing.assert_close(layer, call.probabilities(), rtol=0, atol=1e-12)
-
-
-FORMULAS = {
-    "RawAttention": lambda probs, gradients: fuse_heads(probs),
-    "AttentionRollout": lambda probs, gradients: mix_residual(fuse_heads(probs)),
-    "GradientRollout": gradient_weighted_attention,
-}
-
-
-@pytest.mark.parametrize("method_name", FORMULAS)
-@every_global_family
-def test_layer_attention_is_the_formula_of_the_method(method_name, family_name):
-    case = make_case(method_name, family_name)
-    with capture_attention(case.model) as captured:
-        output = scores_of(case.model(case.inputs, **case.keywords))
-        score = output[torch.arange(len(output)), TARGETS].sum()
-        expected = [
-            FORMULAS[method_name](call.probabilities(), call.gradient(of=score)) for call in layers_of(captured.calls)
-        ]
-
-    layers = case.method.layer_attention(**case.call)
-
-    assert len(layers) == len(expected)
-    for layer, one in zip(layers, expected, strict=True):
-        assert_same(layer, one, 1e-10)
-
-
-@pytest.mark.parametrize(("method_name", "family_name"), REFUSED_PAIRS)
-def test_a_method_that_does_not_follow_windows_says_which_do(method_name, family_name):
-    case = make_case(method_name, family_name)
-
-    with pytest.raises(
-        UnsupportedAttentionError, match="Use GradientRollout, AttentionRollout, RawAttention or TokenGradCam"
-    ):
-        case.method.attribute(**case.call)
-
-
 # Surroundings.
 
 
@@ -478,133 +315,3 @@ def test_embeddings_get_the_map_of_their_ids_in_every_dimension(method_name, fam
         assert_same(whole.sum(-1), of_ids, 1e-10 * looseness(method_name))
     else:
         assert_same(whole, of_ids[..., None].expand_as(embeddings), 1e-10 * looseness(method_name))
-
-
-# Nothing left behind.
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything about a model that a method could forget to put back."""
-
-    hooks: Counter[str]
-    requires_grad: list[bool]
-    has_grad: list[bool]
-    training: list[bool]
-    settings: list[set[str]]
-    weights: dict[str, Tensor]
-    ambient: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Snapshot:
-        hooks = Counter(
-            {
-                kind: sum(len(getattr(module, kind)) for module in model.modules())
-                for kind in vars(nn.Module())
-                if kind.endswith("_hooks")
-            }
-        )
-        return cls(
-            hooks=hooks,
-            requires_grad=[parameter.requires_grad for parameter in model.parameters()],
-            has_grad=[parameter.grad is not None for parameter in model.parameters()],
-            training=[module.training for module in model.modules()],
-            settings=[set(vars(module)) for module in model.modules()],
-            weights={name: weight.clone() for name, weight in model.state_dict().items()},
-            ambient=(
-                torch.is_grad_enabled(),
-                torch.is_inference_mode_enabled(),
-                torch._C._len_torch_function_stack(),
-                torch.nn.functional.scaled_dot_product_attention,
-                torch.nn.functional.multi_head_attention_forward,
-            ),
-        )
-
-
-def assert_untouched(model: nn.Module, before: Snapshot) -> None:
-    after = Snapshot.of(model)
-    for part in ("hooks", "requires_grad", "has_grad", "training", "settings", "ambient"):
-        assert getattr(after, part) == getattr(before, part), part
-    assert not any(after.has_grad)
-    torch.testing.assert_close(after.weights, before.weights, rtol=0, atol=0)
-
-
-def last_leaf(model: nn.Module, case: Case) -> nn.Module:
-    """A module without children that runs late in the forward pass, after attention."""
-    ran = []
-    leaves = [module for module in model.modules() if next(module.children(), None) is None]
-    handles = [leaf.register_forward_hook(lambda module, *_: ran.append(module)) for leaf in leaves]
-    with torch.no_grad():
-        model(case.inputs, **case.keywords)
-    for handle in handles:
-        handle.remove()
-    return ran[-1]
-
-
-@every_pair
-def test_success_leaves_nothing_behind(method_name, family_name):
-    case = make_case(method_name, family_name)
-    next(case.model.parameters()).requires_grad_(False)
-    before = Snapshot.of(case.model)
-
-    try:
-        case.method.attribute(**case.call)
-        if case.method.has_matrix:
-            case.method.layer_rows(**case.call)
-            case.method.matrix(**case.call)
-
-        assert_untouched(case.model, before)
-    finally:
-        next(case.model.parameters()).requires_grad_(True)
-
-
-@every_pair
-def test_a_bad_target_leaves_nothing_behind(method_name, family_name):
-    case = make_case(method_name, family_name)
-    before = Snapshot.of(case.model)
-
-    if case.method.needs_gradients:
-        with pytest.raises(TargetError, match="out of range: the model has 5 classes"):
-            case.method.attribute(case.inputs, N_CLASSES, forward_kwargs=case.keywords)
-    else:
-        with case.warning():
-            case.method.attribute(case.inputs, N_CLASSES, forward_kwargs=case.keywords)
-
-    assert_untouched(case.model, before)
-
-
-@every_pair
-def test_a_bad_read_out_leaves_nothing_behind(method_name, family_name):
-    case = make_case(method_name, family_name)
-    before = Snapshot.of(case.model)
-
-    with pytest.raises(AttributionError, match="readout"):
-        case.method.attribute(**case.call, readout="everything")
-
-    assert_untouched(case.model, before)
-
-
-# What is undone does not depend on the kind of the exception, so Ctrl-C goes with one family of text and one of images.
-@pytest.mark.parametrize(
-    ("method_name", "family_name", "error"),
-    [
-        *((*pair, RuntimeError) for pair in PAIRS),
-        *((*pair, KeyboardInterrupt) for pair in PAIRS if pair[1] in ("bert", "timm_vit")),
-    ],
-)
-def test_an_exception_in_the_forward_pass_leaves_nothing_behind(method_name, family_name, error):
-    case = make_case(method_name, family_name)
-
-    def fail(module: nn.Module, arguments: Any, output: Any) -> None:
-        raise error("stop here")
-
-    handle = last_leaf(case.model, case).register_forward_hook(fail)
-    before = Snapshot.of(case.model)
-    try:
-        with pytest.raises(error, match="stop here"):
-            case.method.attribute(**case.call)
-
-        assert_untouched(case.model, before)
-    finally:
-        handle.remove()
-    assert case.method.attribute(**case.call).isfinite().all()
