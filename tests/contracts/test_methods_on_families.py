@@ -161,7 +161,9 @@ def test_fused_attention_gives_the_map_of_eager_attention(method_name, family_na
     eager = make_case(method_name, family_name, "eager")
     relative = 1e-6 if FAMILIES[family_name].softmax_in_float32 else 1e-10
     if looseness(method_name) > 1:
-        relative = 2e-3
+        # Rescaled sums blow up what eager softmax loses in float32: I-JEPA with the weights that it gets in
+        # transformers 4 differs by 3.7e-3, and by 4e-12 where its softmax is kept in float64.
+        relative = 5e-3 if family_name == "hf_ijepa" else 2e-3
 
     relevance = fused.method.attribute(**fused.call)
 
