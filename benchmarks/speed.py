@@ -96,6 +96,8 @@ def fill_memory(results: Results, name: str, arguments: argparse.Namespace, stop
 def fill_imports(results: Results, arguments: argparse.Namespace, stop_at: float) -> None:
     """Import times in fresh processes, in turn."""
     have = results.setdefault("imports", [])
+    for statement in IMPORTS.values():
+        seconds_to_import(statement)
     while len(have) < (arguments.rounds or 15) and time.monotonic() < stop_at:
         have.append({name: seconds_to_import(statement) for name, statement in IMPORTS.items()})
 
