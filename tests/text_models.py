@@ -11,8 +11,6 @@ from attrib_plugin import AttentionRollout
 from attrib_plugin.capture import CaptureSession
 
 PAD, N_CLASSES, TARGETS = 1, 5, [1, 4, 2]
-
-
 LENGTHS = (7, 4, 6)
 EXACT = {"rtol": 0.0, "atol": 0.0}
 SMALL = {

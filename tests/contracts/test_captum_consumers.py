@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import captum
 import matplotlib as mpl
 import numpy as np
 import pytest
-import torch
 from captum.attr import ClassSummarizer, CommonStats, LayerAttribution, visualization
-from contract_methods import METHODS, made
-from tiny_models import tiny_input, tiny_model
-from torch import Tensor, nn
+from captum_cases import (
+    TARGETS,
+    assert_same,
+    every_method,
+    image_case,
+)
+from contract_methods import METHODS
 
 mpl.use("Agg")
-
-CLASS_METHODS = {name: method for name, method in METHODS.items() if method.needs_gradients}
-TARGETS = [1, 4]
-
-every_method = pytest.mark.parametrize("method_name", METHODS)
-
-
-def image_case(method_name: str, batch_size: int = 2) -> tuple[Any, nn.Module, Tensor, dict[str, Any]]:
-    model = tiny_model("timm_vit")
-    inputs, _ = tiny_input("timm_vit", batch_size)
-    target = {"target": TARGETS[:batch_size]} if method_name in CLASS_METHODS else {}
-    return made(method_name, model), model, inputs, target
-
-
-def assert_same(actual: Tensor, expected: Tensor, relative: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=relative * expected.abs().max().item())
 
 
 # Pictures.

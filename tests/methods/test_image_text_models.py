@@ -10,26 +10,13 @@ import PIL.Image as PIL
 import pytest
 import torch
 import torch.nn.functional as F
+from clip_models import ENDS, IMAGES, LENGTH, TEXTS, assert_same, clip, images
 from encoder_decoder_models import seeded
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from attrib_plugin import GradientRollout, ImageTextRelevance
 from attrib_plugin.errors import InputError, TargetError, UnknownModelError, UnsupportedAttentionError
-
-TOWER = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
-
-END, LENGTH = 59, 9
-
-
-def clip() -> nn.Module:
-    from transformers import CLIPConfig, CLIPModel
-
-    text = dict(
-        vocab_size=60, max_position_embeddings=LENGTH, eos_token_id=END, bos_token_id=0, pad_token_id=1, **TOWER
-    )
-    vision = dict(image_size=24, patch_size=8, **TOWER)
-    return seeded(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)))
 
 
 class Attending(nn.Module):
@@ -64,27 +51,6 @@ class OwnClip(nn.Module):
         seen = self.image_tower(torch.cat([self.first.expand(len(images), 1, -1), patches], dim=1))[:, 0]
         read = self.text_tower(self.words(ids))[torch.arange(len(ids)), ids.argmax(-1)]
         return F.normalize(seen, dim=-1), F.normalize(read, dim=-1), torch.tensor(5.0, dtype=torch.float64)
-
-
-def images(count: int = 3, height: int = 24, width: int = 24) -> Tensor:
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-
-
-def texts(*lengths: int) -> Tensor:
-    """Ids that end with the end of text, which also fills the row, as CLIP's tokenizer does."""
-    ids = torch.randint(2, END, (len(lengths), LENGTH), generator=torch.Generator().manual_seed(5))
-    for row, length in zip(ids, lengths, strict=True):
-        row[length - 1 :] = END
-    return ids
-
-
-IMAGES, TEXTS = images(), texts(9, 6, 4)
-
-ENDS = torch.tensor([8, 5, 3])
-
-
-def assert_same(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
 
 
 # ------------------------------------------------------------------------------------- other models
